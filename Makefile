@@ -1,0 +1,61 @@
+# make setup     the environment in .venv, from nothing (every other target does it first, and skips it when current)
+# make run       the whole chain on the embedded default, then the table and the report's path
+# make test      all tests, the end-to-end ones included
+# make fast      the tests that take seconds
+# make check     linter and type checker
+# make bench     speed, measured against the floor
+# make evidence  five seeds of every stage and control, then docs/results.json and the README's tables
+# make lock      write requirements/lock.txt anew from this environment
+
+PYTHON ?= python3
+VENV   ?= .venv
+ACCEL  ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+UV     := $(VENV)/bin/uv
+PY     := $(VENV)/bin/python
+export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+
+# vLLM has wheels for Linux alone; elsewhere the transformers engine generates.
+comma     := ,
+EXTRAS    := $(if $(filter Linux,$(shell uname -s)),vllm-$(ACCEL)$(comma))eval,dev
+FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
+FLAGS.gpu := --torch-backend=auto
+STAMP     := $(VENV)/.setup-$(ACCEL)
+SEEDS     ?= 0,1,2,3,4
+
+.PHONY: setup run test fast check bench evidence lock clean
+
+setup: $(STAMP)
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say which one with make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+$(STAMP): pyproject.toml requirements/cpu-excludes.txt requirements/lock.txt Makefile | $(UV)
+	@$(if $(filter Linux,$(shell uname -s)),,echo "vLLM has no wheel for this system: rollouts will use the transformers engine.")
+	@$(UV) pip install --quiet --python $(PY) $(FLAGS.$(ACCEL)) --constraints requirements/lock.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+run: setup
+	@$(PY) -m alignment.run recipe=ppo_fin
+
+test: setup check
+	@$(PY) -m pytest -q
+
+fast: setup
+	@$(PY) -m pytest -q -m "not slow"
+
+check: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+bench: setup
+	@$(PY) -m tests.bench.ppo
+
+evidence: setup
+	@$(PY) -m alignment.run --multirun recipe=evidence seed=$(SEEDS) gates=warn
+	@$(PY) -m alignment.evidence runs/evidence/seed* --out docs/results.json --readme README.md
+
+lock: setup
+	@$(UV) pip freeze --python $(PY) | grep -v -e '^-e' -e '^finalign' -e '^uv==' | sed 's/+cpu$$//' > requirements/lock.txt
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,102 @@
+"""One stage's process: started, given its job, followed through its events file, stopped with all it started.
+
+It is started before its job is known, so that it loads its libraries (seconds) while an earlier stage runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+STAGE_COMMAND = (sys.executable, "-m", "alignment.stage", "--attached")
+GRACE_SECONDS = 5.0
+
+
+@dataclasses.dataclass
+class Child:
+    """A running stage."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+    events: Path | None = None
+    _read: int = 0
+
+    @classmethod
+    def start(cls, kind: str, *, log: Path, environment: dict[str, str],
+              command: Sequence[str] = STAGE_COMMAND) -> Child:
+        """Starts a process for a stage of this kind; it waits for its job, and ends when this process does."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=output,
+                                       stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return cls(process, log, time.monotonic())
+
+    def give(self, job: dict[str, Any], *, work: Path) -> None:
+        """Hands the job over; the stage's time counts from here."""
+        job_file, self.events = work / "job.json", Path(job["events"])
+        job_file.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
+        self.events.unlink(missing_ok=True)
+        self.started = time.monotonic()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended already: its exit code says so
+            self.process.stdin.write(os.fsencode(job_file) + b"\n")
+            self.process.stdin.flush()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative = ended by that signal."""
+        return self.process.poll()
+
+    def new_events(self) -> list[dict[str, Any]]:
+        """The events written since the last call; a line still being written waits."""
+        assert self.events is not None
+        try:
+            with self.events.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[:text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def stop(self) -> None:
+        """Ends the stage and whatever it started: asked first, then made to."""
+        for ask, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+            try:
+                os.killpg(self.process.pid, ask)
+            except ProcessLookupError:
+                break
+            try:
+                self.process.wait(wait)
+            except subprocess.TimeoutExpired:
+                continue
+        self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of a process that has ended."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+
+def ended_by(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

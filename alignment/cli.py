@@ -1,0 +1,32 @@
+"""The console script `finalign`: the same commands as `python -m alignment.run` and its neighbours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from alignment import repro, run
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "run": (run.main, "run a recipe's chain"),
+    "repro": (repro.main, "check what a run left"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatches to a command; 2 for one that does not exist."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: finalign COMMAND [ARGUMENTS]\n")
+        for name, (_, meaning) in COMMANDS.items():
+            print(f"  {name:8}{meaning}; finalign {name} --help")
+        return 0 if arguments else 2
+    if arguments[0] not in COMMANDS:
+        print(f"error: finalign {arguments[0]}: there is no such command; there is {', '.join(COMMANDS)}",
+              file=sys.stderr)
+        return 2
+    return COMMANDS[arguments[0]][0](arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

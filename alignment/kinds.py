@@ -1,0 +1,236 @@
+"""The kinds of stage a recipe can name: for each its typed config, the inputs it takes and what it makes.
+
+Pure declarations: nothing here imports torch, and nothing here runs. A key's default, help, limits and whether it can
+change the result (keys that cannot are left out of a stage's identity) are said once, here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+
+def key(default: Any, help: str, *, low: float | None = None, high: float | None = None,
+        choices: tuple[Any, ...] = (), identity: bool = True) -> Any:
+    """A config key. `low`/`high` are inclusive limits; `identity=False` marks a key that cannot change the result."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "identity": identity}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(kw_only=True)
+class StageConfig:
+    """Keys every stage has."""
+
+    kind: str = key("", "the kind of stage; set by the recipe's defaults list")
+    inputs: dict[str, str] = key({}, "role -> name of the stage that supplies it; `base` is the recipe's base model")
+    require: list[str] = key([], "gates: conditions on this stage's metrics, e.g. 'accuracy >= 0.7'", identity=False)
+    adopt: str | None = key(None, "seal this existing model or dataset folder as the stage's artifact instead of "
+                                  "running the stage")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig(StageConfig):
+    """Keys of every stage that trains through TRL's trainers."""
+
+    max_steps: int = key(200, "optimizer steps", low=1)
+    batch_size: int = key(16, "sequences (packed rows, or pairs) per optimizer step, over all processes", low=1)
+    micro_batch_size: int | None = key(None, "rows per forward pass; smaller saves memory, default: the whole batch",
+                                       low=1)
+    optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
+                         choices=("adamw", "muon"))
+    learning_rate: float = key(1e-3, "peak learning rate of AdamW", low=0)
+    muon_learning_rate: float = key(5e-3, "peak learning rate of Muon (RMS-matched to AdamW's)", low=0)
+    weight_decay: float = key(0.0, "decoupled weight decay", low=0)
+    warmup_steps: int = key(10, "steps of linear warm-up", low=0)
+    schedule: str = key("cosine", "learning-rate schedule", choices=("constant", "linear", "cosine"))
+    max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
+    precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
+    gradient_checkpointing: bool = key(False, "recompute activations to save memory")
+    log_every: int = key(10, "steps between lines in metrics.jsonl", low=1, identity=False)
+    save_every: int = key(200, "steps between resumable checkpoints", low=1, identity=False)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pretrain(TrainingConfig):
+    """Continual pre-training on documents, packed with documents isolated. Also trains the embedded base model."""
+
+    initial: str = key("input", "input = continue from the input model; random = a new model of the shape below",
+                       choices=("input", "random"))
+    architecture: str = key("qwen3", "type of a new model (measured: Qwen3's QK-norm learns arithmetic faster)",
+                            choices=("llama", "qwen3"))
+    hidden_size: int = key(128, "width of a new model", low=8)
+    num_layers: int = key(6, "layers of a new model", low=1)
+    num_heads: int = key(4, "attention heads of a new model (32 wide each at the default size)", low=1)
+    intermediate_size: int = key(352, "width of a new model's MLP", low=8)
+    vocab_size: int = key(1200, "entries of a new model's tokenizer, which is trained on the stage's documents", low=300)
+    max_length: int = key(256, "tokens per packed row", low=16)
+    num_domain: int = key(4000, "domain documents (finance textbook) to draw", low=0)
+    num_general: int = key(1500, "general documents to draw (replay against forgetting)", low=0)
+    num_drills: int = key(1500, "arithmetic drill documents to draw", low=0)
+    num_problems: int = key(0, "everyday word problems to draw", low=0)
+    dataset: str | None = key(None, "a JSONL or Parquet file with a `text` column, in place of the data source")
+    save_dtype: str = key("float32", "of the weights on disk; the embedded base is kept small in float16",
+                          choices=("float32", "bfloat16", "float16"))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sft(TrainingConfig):
+    """Supervised fine-tuning on worked solutions; stops at the best step on the dev questions."""
+
+    num_examples: int = key(800, "worked solutions to train on (0 = all the source has)", low=0)
+    max_length: int = key(256, "tokens per packed row; longer examples are dropped and counted", low=16)
+    packing: bool = key(True, "pack several examples into a row, isolated from each other")
+    eval_every: int = key(20, "steps between dev evaluations; the best one is kept", low=1)
+    patience: int = key(4, "dev evaluations without improvement before stopping", low=1)
+    dev_examples: int = key(240, "dev questions for choosing the step", low=1)
+    select_by: str = key("loss", "what the dev optimum is measured by", choices=("loss", "accuracy"))
+    dataset: str | None = key(None, "a TRL-format JSONL/Parquet file or hub dataset in place of the data source")
+    from_verdicts: bool = key(False, "train on the completions of input `completions` that input `verdicts` calls "
+                                     "correct (rejection-sampling fine-tuning)")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sample(StageConfig):
+    """Completions of a policy by the rollout engine."""
+
+    num_questions: int = key(800, "questions to sample for", low=1)
+    num_samples: int = key(8, "completions per question", low=1)
+    temperature: float = key(1.0, "0 = greedy", low=0)
+    top_p: float = key(1.0, "nucleus", low=0, high=1)
+    max_new_tokens: int = key(96, "completion length limit", low=1)
+    split: str = key("train", "which questions", choices=("train", "dev", "test"))
+    purpose: str = key("preferences", "name of the draw of training questions: the same name draws the same ones")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Judge(StageConfig):
+    """Verdicts on completions."""
+
+    judge: str = key("rule", "which judge", choices=("rule",))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pairs(StageConfig):
+    """One preference dataset from verdicts and human annotations, with provenance and splits."""
+
+    human: str | None = key("embedded", "file of human pairs; `embedded` = the shipped *simulated* ones; null = none")
+    human_weight: float = key(1.0, "weight of a human pair in the losses", low=0)
+    ai_weight: float = key(1.0, "weight of an AI or rule pair in the losses", low=0)
+    max_pairs_per_question: int = key(4, "cap of pairs made from one question", low=1)
+    dev_fraction: float = key(0.1, "share of questions held out of the training pairs", low=0, high=0.9)
+    gold_fallback: str = key("never", "use the gold solution as chosen: never; missing = where no sample was correct; "
+                                      "always", choices=("never", "missing", "always"))
+
+
+@dataclasses.dataclass(kw_only=True)
+class RewardModel(TrainingConfig):
+    """Bradley-Terry reward model."""
+
+    features: str = key("likelihood", "what the score is made of; see reward/model.py",
+                        choices=("scalar", "likelihood", "regret"))
+    max_length: int = key(256, "tokens of prompt and completion; longer pairs are dropped and counted", low=16)
+    center_rewards: float = key(0.01, "weight of the penalty on the squared sum of a pair's scores", low=0)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ppo(StageConfig):
+    """Proximal policy optimisation with a critic."""
+
+    num_iterations: int = key(60, "rollout batches", low=1)
+    num_prompts: int = key(192, "questions per rollout batch", low=1)
+    num_samples: int = key(1, "completions per question", low=1)
+    question_pool: int = key(4000, "distinct training questions to draw from", low=1)
+    temperature: float = key(1.0, "sampling temperature of rollouts", low=0)
+    max_new_tokens: int = key(96, "completion length limit", low=1)
+    reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
+                                           "weight of each part of the reward; 0 = logged only")
+    truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum")
+    learning_rate: float = key(3e-4, "policy learning rate (AdamW)", low=0)
+    critic_learning_rate: float = key(1e-3, "critic learning rate (AdamW)", low=0)
+    critic_layers: int | None = key(None, "layers of the trunk that the critic keeps, from below; default: all",
+                                    low=1)
+    precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
+    critic_warmup: int = key(2, "first iterations that train the critic alone", low=0)
+    critic_from: str = key("policy", "where the critic's trunk starts", choices=("policy", "reward_model"))
+    num_epochs: int = key(1, "passes over each rollout batch", low=1)
+    minibatch_size: int = key(48, "completions per optimizer step", low=1)
+    micro_batch_tokens: int = key(2048, "tokens per forward pass, padding included; 1024-2048 is fastest on a CPU",
+                                  low=16)
+    gamma: float = key(1.0, "discount", low=0, high=1)
+    gae_lambda: float = key(0.95, "GAE's lambda", low=0, high=1)
+    clip_range: float = key(0.2, "policy ratio clip", low=0)
+    clip_range_high: float | None = key(None, "upper side of the policy ratio clip, default: clip_range (DAPO)", low=0)
+    dual_clip: float | None = key(3.0, "bound of the policy loss where the advantage is negative, in advantages; "
+                                       "null = none (Ye et al. 2020)", low=1)
+    value_clip_range: float | None = key(0.2, "value clip; null = none", low=0)
+    kl_coefficient: float = key(0.02, "weight of the KL penalty to the reference in the reward", low=0)
+    kl_estimator: str = key("k1", "estimator of the KL in the reward (Schulman 2020)", choices=("k1", "k2", "k3"))
+    entropy_coefficient: float = key(0.0, "weight of the entropy bonus", low=0)
+    whiten_advantages: bool = key(True, "zero mean, unit variance over the whole batch")
+    max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
+    eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
+                          identity=False)
+    dev_examples: int = key(200, "dev questions for those", low=1, identity=False)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Dpo(TrainingConfig):
+    """Direct preference optimisation, plain or with NLL on the chosen answers."""
+
+    beta: float = key(0.1, "strength of the pull to the reference", low=0)
+    loss: list[str] = key(["sigmoid", "sft"], "TRL loss types, summed; `sft` alone = the NLL-only control")
+    loss_weights: list[float] = key([1.0, 1.0], "weight of each loss")
+    max_length: int = key(256, "tokens of prompt and completion; longer pairs are dropped and counted", low=16)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Evaluate(StageConfig):
+    """All policies of the recipe on the same held-out questions. Inputs called `reward_...` are reward models, all others
+    policies."""
+
+    num_questions: int = key(1200, "held-out questions", low=1)
+    num_samples: int = key(4, "sampled completions per question (mean accuracy, pass@k)", low=1)
+    temperature: float = key(1.0, "sampling temperature", low=0)
+    max_new_tokens: int = key(96, "completion length limit", low=1)
+    num_pairs: int = key(2000, "held-out pairs for the reward model, one a question", low=1)
+    best_of: int = key(8, "completions per question for best-of-n and for making the pairs", low=2)
+    reward_policy: str = key("sft", "the policy whose samples the reward models are judged on")
+    num_documents: int = key(200, "held-out general documents for perplexity", low=1)
+    num_drills: int = key(300, "held-out drill expressions", low=1)
+    compare: list[str] = key([], "paired differences to report, e.g. 'ppo - sft'")
+    bootstrap: int = key(2000, "bootstrap resamples for the 95% intervals", low=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the controller must know of a kind before it runs one."""
+
+    config: type[StageConfig]
+    makes: str  # "model", "completions", "verdicts", "pairs", "reward_model", "evaluation"
+    takes: dict[str, str]  # role -> what it must be; a trailing "?" = optional; "*" = any other text
+    reads_data: bool = False  # asks the recipe's data source for rows
+    uses_rollout: bool = False  # generates text with the rollout engine
+
+    def wants(self, role: str) -> str:
+        """What an input of this role must be; "" where the kind takes no such role."""
+        found = (what for pattern, what in self.takes.items() if fnmatch.fnmatchcase(role, pattern))
+        return next(found, "").rstrip("?")
+
+
+KINDS: dict[str, Kind] = {
+    "pretrain": Kind(Pretrain, "model", {"model": "model?"}, reads_data=True),
+    "sft": Kind(Sft, "model", {"model": "model", "completions": "completions?", "verdicts": "verdicts?"},
+                reads_data=True, uses_rollout=True),
+    "sample": Kind(Sample, "completions", {"policy": "model"}, reads_data=True, uses_rollout=True),
+    "judge": Kind(Judge, "verdicts", {"completions": "completions"}),
+    "pairs": Kind(Pairs, "pairs", {"completions": "completions", "verdicts": "verdicts"}),
+    "reward_model": Kind(RewardModel, "reward_model", {"model": "model", "pairs": "pairs"}),
+    "ppo": Kind(Ppo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
+                uses_rollout=True),
+    "dpo": Kind(Dpo, "model", {"policy": "model", "pairs": "pairs"}),
+    "evaluate": Kind(Evaluate, "evaluation", {"reward_*": "reward_model?", "*": "model"}, reads_data=True,
+                     uses_rollout=True),
+}

@@ -1,0 +1,72 @@
+"""What a model finds likely, teacher-forced: sums of log-probabilities, and whether a text is its greedy continuation.
+
+One forward pass per batch of like lengths, right-padded (causal attention never sees the padding). Knows tokens and
+labels, not where they come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from data.chat import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LabelledRow = tuple[Sequence[int], Sequence[int]]  # input_ids and labels, of one length; -100 = only context
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of the labelled tokens of one row."""
+
+    logprob: float  # sum, natural logarithm
+    num_tokens: int
+    runs: tuple[bool, ...]  # per unbroken run of labelled tokens: would greedy decoding have written exactly it?
+
+
+def likelihoods(model: PreTrainedModel, rows: Sequence[LabelledRow], *, max_tokens: int = 8192) -> list[Likelihood]:
+    """One result a row, in order; a batch holds at most `max_tokens` tokens, padding included."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]), reverse=True)
+    results: dict[int, Likelihood] = {}
+    was_training = model.training
+    model.eval()
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // len(rows[order[start]][0]))
+        batch = order[start:start + size]
+        results.update(zip(batch, _batch(model, [rows[row] for row in batch]), strict=True))
+        start += size
+    model.train(was_training)
+    return [results[row] for row in range(len(rows))]
+
+
+@torch.inference_mode()
+def _batch(model: PreTrainedModel, rows: Sequence[LabelledRow]) -> list[Likelihood]:
+    width = max(len(ids) for ids, _ in rows)
+    input_ids = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
+    for number, (ids, targets) in enumerate(rows):
+        input_ids[number, :len(ids)] = torch.tensor(ids)
+        labels[number, :len(targets)] = torch.tensor(targets)
+    input_ids, labels = input_ids.to(model.device), labels.to(model.device)
+    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
+    targets_next = labels[:, 1:]  # (B, T-1)
+    counted = targets_next != IGNORED
+    wanted = targets_next.clamp_min(0)
+    logprobs = logits.gather(-1, wanted[..., None])[..., 0] - logits.logsumexp(-1)  # (B, T-1)
+    sums = (logprobs * counted).double().sum(1)
+    likeliest = (logits.argmax(-1) == wanted).tolist()
+    return [Likelihood(total, sum(used), tuple(runs(used, hits))) for total, used, hits in
+            zip(sums.tolist(), counted.tolist(), likeliest, strict=True)]
+
+
+def runs(counted: Sequence[bool], hits: Sequence[bool]) -> list[bool]:
+    """For each unbroken run of counted places, whether all of them are hits."""
+    return [all(hit for _, hit in run) for used, run
+            in itertools.groupby(zip(counted, hits, strict=True), key=lambda place: place[0]) if used]

@@ -1,0 +1,167 @@
+"""The name of every metric, said once: what it means, its unit and which way is better.
+
+A key is either a name that means the same in every kind of stage, or `kind/name`. `*` stands for a part that a recipe
+or a data set supplies (a policy's name, an error's kind). `documented` is how a name is looked up; a test holds every
+`stage.log` and `stage.result` in the code to it. Knows no stage and no file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+from typing import Literal
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """`unit` is "share" (0..1, shown as a percentage), "points" (a difference of shares), "count", "nats", "" ..."""
+
+    meaning: str
+    unit: str = ""
+    better: Better = "neither"
+
+
+METRICS: dict[str, Metric] = {
+    # Training, any trainer
+    "loss": Metric("the training loss of the step, as its trainer defines it", "nats", "lower"),
+    "dev_loss": Metric("the loss on the dev split", "nats", "lower"),
+    "learning_rate": Metric("the first parameter group's learning rate at this step"),
+    "grad_norm": Metric("global norm of the gradient before clipping"),
+    "num_tokens": Metric("tokens seen so far", "count"),
+    "epoch": Metric("passes over the training set so far"),
+    "steps": Metric("optimizer steps taken", "count"),
+    "best_step": Metric("the step whose weights were kept", "count"),
+    "train_rows": Metric("rows trained on", "count"),
+    "dev_rows": Metric("rows of the dev split", "count"),
+    "parameters": Metric("trainable parameters of the model", "count"),
+
+    "dev_accuracy": Metric("dev questions whose greedy answer the rule finds right; a truncated one is wrong", "share",
+                           "higher"),
+    "pair_accuracy": Metric("pairs of the step's batch whose chosen side is ahead", "share", "higher"),
+    "margin": Metric("chosen side's score minus the rejected side's, mean over the step's batch", "", "higher"),
+    "chosen_logprob": Metric("log-probability of the chosen sides under the policy, sum over tokens", "nats"),
+    "rejected_logprob": Metric("log-probability of the rejected sides under the policy, sum over tokens", "nats"),
+
+    # pretrain: `*` is domain, general or drills, the held-out documents of each sort
+    "pretrain/*_loss": Metric("mean -log p of a learnt token of these held-out documents, after the stage", "nats",
+                              "lower"),
+    "pretrain/*_perplexity": Metric("exp of that loss", "", "lower"),
+    "pretrain/*_loss_before": Metric("the same loss before the stage", "nats", "lower"),
+
+    # reward_model, dpo: on the dev pairs
+    "dpo/chosen_logprob_change": Metric("change of the chosen sides' log-probability by the training, mean", "nats"),
+    "dpo/rejected_logprob_change": Metric("change of the rejected sides' log-probability, mean", "nats"),
+    "reward_model/accuracy": Metric("dev pairs ranked right (a tie counts half)", "share", "higher"),
+    "reward_model/accuracy.*": Metric("the same on the dev pairs of one origin", "share", "higher"),
+    "reward_model/untrained_accuracy": Metric("the same pairs ranked by the model before training", "share", "higher"),
+    "reward_model/length_accuracy": Metric("the same pairs ranked by length, shorter or longer, the stronger of the "
+                                           "two", "share", "higher"),
+    "reward_model/log_loss": Metric("mean -log sigmoid(score difference) of the dev pairs", "nats", "lower"),
+    "reward_model/calibration_error": Metric("expected calibration error of sigmoid(score difference), 10 bins",
+                                             "share", "lower"),
+
+    # sample, judge, pairs
+    "questions": Metric("questions in the artifact", "count"),
+    "completions": Metric("completions in the artifact", "count"),
+    "truncated": Metric("completions that hit the length limit", "share", "lower"),
+    "length": Metric("mean tokens of a completion, the end token included", "tokens"),
+    "judge/accuracy": Metric("completions whose final answer the judge finds right; a truncated one is wrong",
+                             "share", "higher"),
+    "judge/solved": Metric("questions with at least one right completion", "share", "higher"),
+    "judge/located": Metric("wrong completions in which the first wrong step was found", "share", "higher"),
+    "judge/truncated": Metric("completions that hit the length limit; all count as wrong", "share", "lower"),
+    "judge/error.*": Metric("wrong completions of this kind of error (`unknown`: none was found)", "count"),
+    "pairs/pairs": Metric("preference pairs made, train and dev", "count"),
+    "pairs/train": Metric("pairs to train on", "count"),
+    "pairs/dev": Metric("pairs held out of training, split by question", "count"),
+    "pairs/questions": Metric("distinct questions the pairs come from", "count"),
+    "pairs/gold": Metric("pairs whose chosen side is the gold solution, not a sample", "count"),
+    "pairs/origin.*": Metric("pairs from this origin: rule, ai, human, simulated", "count"),
+    "pairs/error.*": Metric("pairs whose rejected side goes wrong in this way", "count"),
+    "pairs/dropped.*": Metric("pairs, questions or completions left out for this reason", "count"),
+
+    "completions_per_second": Metric("completions generated per second of wall time", "1/s", "higher"),
+
+    # ppo, each of one rollout batch unless it says otherwise
+    "reward": Metric("mean score of a completion: the weighted parts, or truncation_reward where it was truncated",
+                     "", "higher"),
+    "reward_*": Metric("mean of this part of the reward, unweighted: rule = the share of right answers", "", "higher"),
+    "kl": Metric("KL of the policy to the reference per token, k1 estimator", "nats"),
+    "kl_sequence": Metric("KL of the policy to the reference per completion, k1 estimator", "nats"),
+    "kl_k3": Metric("KL of the policy to the reference per token, k3 estimator: less noisy, never negative", "nats"),
+    "entropy": Metric("entropy of the policy's next token at the completions' tokens", "nats"),
+    "policy_loss": Metric("clipped surrogate, mean per token, before the entropy bonus"),
+    "value_loss": Metric("half the squared error of the critic, clipped, mean per token", "", "lower"),
+    "values": Metric("mean value the critic gave the completions' tokens before the update"),
+    "explained_variance": Metric("share of the returns' variance that the critic explained before the update", "share",
+                                 "higher"),
+    "clip_fraction": Metric("tokens whose gradient the ratio clip stopped", "share"),
+    "ratio_mean": Metric("mean importance ratio of the update's tokens; 1 in the first step"),
+    "ratio_first": Metric("mean importance ratio of the first optimizer step; 1 but for rounding"),
+    "ratio_max": Metric("largest importance ratio of the update's tokens"),
+    "policy_grad_norm": Metric("global norm of the policy's gradient before clipping"),
+    "critic_grad_norm": Metric("global norm of the critic's gradient before clipping"),
+    "logprob_gap_mean": Metric("mean absolute difference of the engine's and the trainer's log-probabilities", "nats",
+                               "lower"),
+    "logprob_gap_max": Metric("largest absolute difference of the engine's and the trainer's log-probabilities",
+                              "nats", "lower"),
+    "seconds_generate": Metric("wall time of generation, the weight push included", "s", "lower"),
+    "seconds_score": Metric("wall time of rewards, log-probabilities and values", "s", "lower"),
+    "seconds_update": Metric("wall time of the optimizer steps", "s", "lower"),
+
+    # evaluate: `*` is a policy's name, or "a - b" for the paired difference of two
+    "evaluate/*.greedy": Metric("greedy exact match: held-out questions whose one greedy answer the rule finds right",
+                                "share", "higher"),
+    "evaluate/*.sampled": Metric("sampled exact match: mean over questions of the share of samples that are right",
+                                 "share", "higher"),
+    "evaluate/*.pass_at_*": Metric("pass@k: chance that at least one of k samples is right, unbiased estimate "
+                                   "(Chen et al. 2021)", "share", "higher"),
+    "evaluate/*.truncated": Metric("greedy completions that hit the length limit", "share", "lower"),
+    "evaluate/*.length": Metric("mean tokens of a greedy completion", "tokens"),
+    "evaluate/*.perplexity": Metric("perplexity per token of held-out general text, teacher-forced, end token "
+                                    "left out", "", "lower"),
+    "evaluate/*.bits_per_byte": Metric("bits the model needs per UTF-8 byte of the same text; comparable across "
+                                       "tokenizers", "bits", "lower"),
+    "evaluate/*.drills": Metric("held-out arithmetic drills, in a document of them, whose whole result is the "
+                                "model's greedy continuation",
+                                "share", "higher"),
+    "evaluate/*.cloze": Metric("finance definitions whose missing term is the model's greedy continuation", "share",
+                               "higher"),
+    # evaluate: `*` is a reward model's role
+    "evaluate/*.accuracy": Metric("reward model: held-out pairs, one a question, ranked right (a tie counts half)",
+                                  "share", "higher"),
+    "evaluate/*.likelihood_accuracy": Metric("the same pairs ranked by the untrained policy's log-likelihood, sum or "
+                                             "mean over tokens, the stronger of the two", "share", "higher"),
+    "evaluate/*.length_accuracy": Metric("the same pairs ranked by length, shorter or longer, the stronger of the two",
+                                         "share", "higher"),
+    "evaluate/*.over_likelihood": Metric("accuracy minus likelihood_accuracy, paired", "points", "higher"),
+    "evaluate/*.over_length": Metric("accuracy minus length_accuracy, paired", "points", "higher"),
+    "evaluate/*.auc": Metric("chance that a right completion scores above a wrong one of any question", "share",
+                             "higher"),
+    "evaluate/*.calibration_error": Metric("expected calibration error of sigmoid(score difference), 10 bins", "share",
+                                           "lower"),
+    "evaluate/*.best_of": Metric("accuracy of the completion with the highest score among best_of samples", "share",
+                                 "higher"),
+    "evaluate/*.best_of_mean": Metric("mean accuracy of those samples: what picking at random gives", "share",
+                                      "higher"),
+    "evaluate/*.oracle": Metric("questions with at least one right sample: the most that any ranking could reach",
+                                "share", "higher"),
+    "evaluate/*.best_of_gain": Metric("best_of minus best_of_mean, paired", "points", "higher"),
+    "evaluate/*.best_of_likelihood": Metric("accuracy of the sample the untrained policy finds likeliest (sum of "
+                                            "log-probabilities)", "share", "higher"),
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def documented(name: str, kind: str = "") -> Metric:
+    """What `name` means in a stage of this kind. Raises KeyError for a name nobody has documented."""
+    for candidate in (f"{kind}/{name}", name):
+        if candidate in METRICS:
+            return METRICS[candidate]
+        for pattern, metric in METRICS.items():
+            if "*" in pattern and fnmatch.fnmatchcase(candidate, pattern):
+                return metric
+    raise KeyError(f"metric {name!r} of a {kind or 'stage'} is not documented in alignment/metrics.py")

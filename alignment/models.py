@@ -1,0 +1,176 @@
+"""Causal language models on disk: make one, load one, save one.
+
+A model folder is Hugging Face's: config.json, *.safetensors, tokenizer files with the chat template and
+generation_config.json. Weights in pickle files and code shipped with a model are refused. The module knows no stage.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from data.schema import UserError
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)  # given to base models that ship without a template; the folder saved after training carries it
+
+CARD = """---
+library_name: transformers
+tags: [finalign]
+---
+# {name}
+
+{description}
+
+{parameters:,} parameters, {architecture}, vocabulary of {vocabulary:,}, weights in {dtype}.
+Made by [finalign](https://pypi.org/project/finalign/); load it with
+`transformers.AutoModelForCausalLM.from_pretrained(folder)`.
+"""
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json, after refusing what must not be loaded."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no config.json, so this is not a Hugging Face model folder")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(f"{path}: model_type {config.get('model_type')!r} needs code that comes with the model, which "
+                        "is never run; use an architecture that the installed transformers knows")
+    if not any(folder.glob("*.safetensors")):
+        found = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+        raise UserError(f"{folder}: no *.safetensors weights (found {found or 'none at all'}); pickle files can run "
+                        "code when they are read and are refused: convert them with "
+                        "`model.save_pretrained(folder)` in an environment you trust")
+    return config
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, padding on the right, with an EOS, a pad token and a chat template.
+
+    A tokenizer without a pad token pads with EOS (labels and masks never look at the pad id); one without a chat
+    template gets `PLAIN_TEMPLATE`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no EOS token, so no completion could ever end; set "
+                        "`eos_token` in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_policy(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
+    """The folder's causal LM on the CPU, in training form, agreeing with its tokenizer on pad and EOS.
+
+    Raises UserError where the vocabulary is smaller than the tokenizer's.
+    """
+    folder = Path(folder)
+    _checked_config(folder)
+    tokenizer = load_tokenizer(folder)
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True,
+        trust_remote_code=False, local_files_only=True)
+    check_vocabulary(model, tokenizer, where=str(folder))
+    set_special_tokens(model, tokenizer)
+    return model
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, where: str) -> None:
+    """Raises UserError where the tokenizer can give an id that the model has no embedding for."""
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if rows < len(tokenizer):
+        raise UserError(f"{where}: the tokenizer has {len(tokenizer)} entries but the model embeds only {rows}; "
+                        "this tokenizer belongs to another model")
+
+
+def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes the model's configs name the tokenizer's pad and EOS; other EOS ids of the model keep stopping it."""
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    generation = model.generation_config or GenerationConfig()
+    known = generation.eos_token_id
+    others = [known] if isinstance(known, int) else list(known or [])
+    others = [token for token in others if token != tokenizer.eos_token_id]
+    generation.eos_token_id = [tokenizer.eos_token_id, *others] if others else tokenizer.eos_token_id
+    generation.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = generation
+
+
+ARCHITECTURES: dict[str, tuple[type, type]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, num_layers: int, num_heads: int,
+              intermediate_size: int, seed: int, architecture: str = "llama",
+              max_positions: int = 1024) -> PreTrainedModel:
+    """A random Llama or Qwen3 with tied embeddings, for the tokenizer's vocabulary.
+
+    The weights come from `seed` alone; the global generator is left as it was.
+    """
+    if hidden_size % (2 * num_heads):
+        raise UserError(f"hidden_size {hidden_size} must be a multiple of 2 x num_heads ({num_heads}): heads are "
+                        "equally wide and rotary positions need an even width")
+    config_class, model_class = ARCHITECTURES[architecture]
+    config = config_class(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, num_hidden_layers=num_layers,
+        num_attention_heads=num_heads, num_key_value_heads=num_heads, head_dim=hidden_size // num_heads,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=max_positions, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+    set_special_tokens(model, tokenizer)
+    return model
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
+                dtype: str = "float32", name: str | None = None, description: str = "") -> None:
+    """Writes a model folder with a small card. The model in memory keeps its own dtype and device."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = getattr(torch, dtype)
+    state = {key: value.detach().to("cpu", target) if value.is_floating_point() else value.detach().cpu()
+             for key, value in model.state_dict().items()}
+    for tied in getattr(model, "all_tied_weights_keys", {}):  # saved once, under the name it is tied to
+        state.pop(tied, None)
+    model.save_pretrained(folder, state_dict=state)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"dtype": dtype, "use_cache": True}  # trainers switch the cache off
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(CARD.format(
+        name=name or folder.name, description=description or "A causal language model.",
+        parameters=model.num_parameters(), architecture=type(model).__name__, vocabulary=model.config.vocab_size,
+        dtype=dtype), encoding="utf-8")

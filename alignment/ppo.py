@@ -1,0 +1,318 @@
+"""Proximal policy optimisation with a critic, for language models (Schulman et al. 2017; Ouyang et al. 2022).
+
+One iteration, in order: completions from the engine; their scores; the old, the reference's and the critic's view of
+each token, by the trainer's own forward passes, so that the ratio is exactly 1 before the first update; rewards with a
+KL penalty at each token and the score at the last; advantages; then epochs of minibatches for policy and critic.
+
+What does not decide anything here: where questions, weights and rewards come from, and where numbers go. A completion
+is known by its length and its finish reason, never by a padding id. Every loss is a sum over tokens divided by the
+token count of the whole minibatch, so that micro-batches change memory and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment import losses
+from alignment.kinds import Ppo
+from alignment.rollout.engine import Engine, Generation, Sampling
+from alignment.rollout.rows import to_completion
+from alignment.seeds import derive
+from data.schema import Question, UserError
+from reward import Reward, Scores
+
+
+class Critic(nn.Module):
+    """A trunk of its own and a linear head that starts at zero, so that the first values are 0."""
+
+    def __init__(self, trunk: Any, *, num_layers: int | None = None) -> None:
+        """Copies `trunk`, a transformers model without an output head; keeps its first `num_layers` layers."""
+        super().__init__()
+        self.trunk: Any = copy.deepcopy(trunk)
+        if num_layers is not None:
+            self.trunk.layers = self.trunk.layers[:num_layers]
+            self.trunk.config.num_hidden_layers = len(self.trunk.layers)
+        width = self.trunk.config.get_text_config().hidden_size
+        weight = next(self.trunk.parameters())
+        self.head = nn.Linear(width, 1, device=weight.device, dtype=weight.dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, D) states of the trunk -> (N,) values."""
+        return self.head(states)[:, 0].float()
+
+
+@dataclasses.dataclass
+class PpoState:
+    """All that an iteration changes; with the config and the seed it is all that the next one depends on."""
+
+    policy: PreTrainedModel
+    critic: Critic
+    policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    iteration: int = 0
+    reward_scales: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+
+def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
+    """The state before the first iteration. Dropout stays off for good: it would make the ratio noisy."""
+    return PpoState(policy.eval(), critic.eval(),
+                    torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True),
+                    torch.optim.AdamW(critic.parameters(), lr=config.critic_learning_rate, weight_decay=0.0,
+                                      fused=True))
+
+
+@dataclasses.dataclass
+class Batch:
+    """The B completions of one iteration, and what was computed about each of their tokens.
+
+    Tensors are (B, T), T the longest completion, valid where `mask` is True. Token t of a completion is the action
+    taken in the state after the prompt and the tokens before it.
+    """
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    lengths: Tensor  # (B,)
+    mask: Tensor
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device) -> Batch:
+        lengths = torch.tensor([len(tokens) for tokens in completions], device=device)
+        mask = losses.length_mask(lengths, int(lengths.max()))
+        return cls([list(prompt) for prompt in prompts], [list(tokens) for tokens in completions], lengths, mask,
+                   *(torch.zeros(mask.shape, device=device) for _ in range(5)))
+
+    def micro_batches(self, rows: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+        """`rows` in groups of like length, each at most `max_tokens` tokens with padding (or one row)."""
+        def size(row: int) -> int:
+            return len(self.prompts[row]) + len(self.completions[row])
+
+        ordered = sorted(rows, key=lambda row: (size(row), row))
+        group: list[int] = []
+        for row in ordered:
+            if group and (len(group) + 1) * size(row) > max_tokens:
+                yield group
+                group = []
+            group.append(row)
+        yield group
+
+    def states(self, trunk: nn.Module, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The trunk's states (N, D) before each of the rows' N completion tokens, and those tokens (N,), row by row.
+
+        Rows are padded on the right: attention is causal, so no token sees the padding and no mask is needed.
+        """
+        device = self.lengths.device
+        sequences = [self.prompts[row] + self.completions[row] for row in rows]
+        longest = max(map(len, sequences))
+        ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences], device=device)  # (b, L)
+        starts = torch.tensor([len(self.prompts[row]) for row in rows], device=device)[:, None]
+        places = torch.arange(longest, device=device)[None, :]
+        chosen = (places >= starts) & (places < starts + self.lengths[list(rows)][:, None])  # (b, L)
+        hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state  # (b, L, D)
+        return hidden[:, :-1][chosen[:, 1:]], ids[chosen]
+
+    def tokens(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        """What `values` (B, T) says of the rows' tokens, (N,), in the order of `states`."""
+        return values[list(rows)][self.mask[list(rows)]]
+
+    def fill(self, values: Tensor, rows: Sequence[int], tokens: Tensor) -> None:
+        """Writes the rows' tokens (N,) into `values` (B, T)."""
+        values[list(rows)] = values[list(rows)].masked_scatter(self.mask[list(rows)], tokens)
+
+
+class PpoTrainer:
+    """Runs iterations on a state. The reference never changes; the engine gets the policy's weights each time."""
+
+    def __init__(self, config: Ppo, state: PpoState, *, reference: PreTrainedModel, engine: Engine, reward: Reward,
+                 tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+        self.config, self.state, self.engine, self.reward = config, state, engine, reward
+        self.reference, self.tokenizer, self.seed = reference.eval(), tokenizer, seed
+        self.clip_high = config.clip_range if config.clip_range_high is None else config.clip_range_high
+        check_head(state.policy)
+
+    def iterate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+        """One iteration on one completion of each prompt; its metrics (alignment/metrics.py). `questions[i]` is what
+        `prompts[i]` renders; repeat it for several completions.
+
+        FloatingPointError where a loss or a gradient is not finite.
+        """
+        started = time.perf_counter()
+        generations = self._generate(questions, prompts)
+        generated = time.perf_counter()
+        scores = self._score(questions, generations)
+        batch = Batch.of(prompts, [generation.token_ids for generation in generations], self.state.policy.device)
+        self._view(batch)
+        metrics = {**self._rewards(batch, scores, generations), **rollout_metrics(batch, generations)}
+        scored = time.perf_counter()
+        metrics |= self._update(batch)
+        self.state.iteration += 1
+        return metrics | {"seconds_generate": generated - started, "seconds_score": scored - generated,
+                          "seconds_update": time.perf_counter() - scored}
+
+    # ------------------------------------------------------------------------------------------------- experience
+
+    def _generate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> list[Generation]:
+        if self.state.iteration:
+            self.engine.push(self.state.policy)
+        sampling = Sampling(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature)
+        seeds = [derive(self.seed, "rollout", self.state.iteration, row, question.id)
+                 for row, question in enumerate(questions)]
+        return self.engine.generate(prompts, sampling, seeds)
+
+    def _score(self, questions: Sequence[Question], generations: Sequence[Generation]) -> Scores:
+        completions = [to_completion(self.tokenizer, question.id, row, generation)
+                       for row, (question, generation) in enumerate(zip(questions, generations, strict=True))]
+        return self.reward(questions, completions)
+
+    @torch.no_grad()
+    def _view(self, batch: Batch) -> None:
+        """Log-probabilities by the policy as it is and by the reference, and the critic's values."""
+        for rows in batch.micro_batches(range(len(batch.prompts)), self.config.micro_batch_tokens):
+            with self._autocast():
+                for model, target in ((self.state.policy, batch.old_logprobs),
+                                      (self.reference, batch.reference_logprobs)):
+                    batch.fill(target, rows, self._logprobs(model, batch, rows)[0])
+                states, _ = batch.states(self.state.critic.trunk, rows)
+                batch.fill(batch.old_values, rows, self.state.critic(states))
+
+    def _logprobs(self, model: PreTrainedModel, batch: Batch, rows: Sequence[int], *,
+                  with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        states, targets = batch.states(model.base_model, rows)
+        head = model.get_output_embeddings()
+        return losses.token_logprobs(states, head, targets, temperature=self.config.temperature or 1.0,
+                                     with_entropy=with_entropy)
+
+    def _rewards(self, batch: Batch, scores: Scores, generations: Sequence[Generation]) -> dict[str, float]:
+        """Fills advantages and returns. A truncated completion gets `truncation_reward` in place of its score."""
+        config, count = self.config, int(batch.mask.sum())
+        truncated = [generation.finish_reason == "length" for generation in generations]
+        final = torch.tensor([config.truncation_reward if cut else score
+                              for cut, score in zip(truncated, scores.total, strict=True)],
+                             device=batch.mask.device, dtype=torch.float32)
+        kl = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, config.kl_estimator)
+        rewards = losses.terminal_rewards(final, config.kl_coefficient * kl, batch.lengths)
+        advantages, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
+                                               lam=config.gae_lambda)
+        batch.advantages = losses.whiten(advantages, batch.mask) if config.whiten_advantages else advantages
+        x = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k1") * batch.mask
+        k3 = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k3")
+        variance = losses.explained_variance(batch.old_values, batch.returns, batch.mask)
+        return {"reward": final.mean().item(),
+                **{f"reward_{name}": sum(part) / len(part) for name, part in scores.parts.items()},
+                "kl": (x.sum() / count).item(), "kl_sequence": x.sum(1).mean().item(),
+                "kl_k3": losses.masked_mean(k3, batch.mask).item(),
+                "values": losses.masked_mean(batch.old_values, batch.mask).item(),
+                "explained_variance": variance.item()}
+
+    # ----------------------------------------------------------------------------------------------------- update
+
+    def _update(self, batch: Batch) -> dict[str, float]:
+        """Epochs of minibatches; means over the optimizer steps."""
+        config, state = self.config, self.state
+        warming_up = state.iteration < config.critic_warmup
+        steps: list[dict[str, float]] = []
+        for epoch in range(config.num_epochs):
+            generator = torch.Generator().manual_seed(derive(self.seed, "order", state.iteration, epoch))
+            order = torch.randperm(len(batch.prompts), generator=generator).tolist()
+            for start in range(0, len(order), config.minibatch_size):
+                rows = order[start:start + config.minibatch_size]
+                metrics = self._critic_step(batch, rows)
+                if not warming_up:
+                    metrics |= self._policy_step(batch, rows)
+                steps.append(metrics)
+        names = dict.fromkeys(name for step in steps for name in step)
+        means = {name: sum(step[name] for step in steps) / len(steps) for name in names if name != "ratio_max"}
+        if not warming_up:
+            means["ratio_max"] = max(step["ratio_max"] for step in steps)
+            means["ratio_first"] = steps[0]["ratio_mean"]
+        return means
+
+    def _policy_step(self, batch: Batch, rows: Sequence[int]) -> dict[str, float]:
+        """One optimizer step of the policy on the clipped surrogate, minus the entropy bonus."""
+        config, count = self.config, float(batch.lengths[list(rows)].sum())
+        sums = torch.zeros(4, device=batch.mask.device)  # loss, entropy, clipped, ratio
+        largest = 0.0
+        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
+            with self._autocast(), torch.set_grad_enabled(True):
+                logprobs, entropies = self._logprobs(self.state.policy, batch, micro, with_entropy=True)
+            old, advantages = batch.tokens(batch.old_logprobs, micro), batch.tokens(batch.advantages, micro)
+            assert entropies is not None
+            loss = losses.policy_loss(logprobs, old, advantages, clip_low=config.clip_range, clip_high=self.clip_high,
+                                      dual_clip=config.dual_clip).sum() / count
+            if config.entropy_coefficient:
+                loss = loss - config.entropy_coefficient * entropies.sum() / count
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                ratio = losses.importance_ratio(logprobs, old)
+                stopped = losses.clipped(ratio, advantages, clip_low=config.clip_range, clip_high=self.clip_high)
+                sums += torch.stack([loss * count, entropies.sum(), stopped.sum(), ratio.sum()])
+                largest = max(largest, ratio.max().item())
+        norm = self._step(self.state.policy_optimizer, "policy", sums[0])
+        loss_mean, entropy, clip_fraction, ratio_mean = (sums / count).tolist()
+        return {"policy_loss": loss_mean, "entropy": entropy, "clip_fraction": clip_fraction,
+                "ratio_mean": ratio_mean, "ratio_max": largest, "policy_grad_norm": norm}
+
+    def _critic_step(self, batch: Batch, rows: Sequence[int]) -> dict[str, float]:
+        """One optimizer step of the critic on the clipped value loss."""
+        config, count = self.config, float(batch.lengths[list(rows)].sum())
+        total = torch.zeros((), device=batch.mask.device)
+        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
+            with self._autocast():
+                values = self.state.critic(batch.states(self.state.critic.trunk, micro)[0])
+            loss = losses.value_loss(values, batch.tokens(batch.old_values, micro), batch.tokens(batch.returns, micro),
+                                     clip_range=config.value_clip_range).sum() / count
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        norm = self._step(self.state.critic_optimizer, "critic", total)
+        return {"value_loss": total.item(), "critic_grad_norm": norm}
+
+    def _step(self, optimizer: torch.optim.Optimizer, who: str, loss: Tensor) -> float:
+        """Clips the gradient, steps, clears it; its norm before clipping."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf).item()
+        if not (math.isfinite(norm) and math.isfinite(loss.item())):
+            raise FloatingPointError(f"PPO iteration {self.state.iteration}: the {who}'s loss is {loss.item()} and its "
+                                     f"gradient norm {norm}; lower its learning rate, or look at the reward")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.state.policy.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def rollout_metrics(batch: Batch, generations: Sequence[Generation]) -> dict[str, float]:
+    """Lengths, truncation, and how far the engine's log-probabilities are from the trainer's."""
+    sampled = torch.tensor([logprob for generation in generations for logprob in generation.logprobs])
+    gap = (batch.old_logprobs[batch.mask].cpu() - sampled).abs()
+    return {"length": batch.lengths.float().mean().item(),
+            "truncated": sum(generation.finish_reason == "length" for generation in generations) / len(generations),
+            "logprob_gap_mean": gap.mean().item(), "logprob_gap_max": gap.max().item()}
+
+
+@torch.no_grad()
+def check_head(policy: PreTrainedModel) -> None:
+    """UserError for a model whose logits are more than its output layer on its last hidden states (soft-capping,
+    scaling): the trainer leaves out the logits of prompts by applying that layer itself."""
+    vocabulary = policy.config.get_text_config().vocab_size
+    ids = (torch.arange(8, device=policy.device) * 7 % vocabulary)[None, :]
+    logits = policy(input_ids=ids, use_cache=False).logits.float()
+    own = policy.get_output_embeddings()(policy.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not torch.allclose(logits, own, rtol=1e-2, atol=1e-2):
+        raise UserError(f"PPO cannot train a model of type {policy.config.model_type!r}: it changes its logits after "
+                        "the output layer")

@@ -1,0 +1,152 @@
+"""From a checked config to what a run needs to know before it starts: order, seeds, identities, and why each stage
+would run.
+
+Reads source files, data files and the store; starts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alignment import identity, pinning, plan
+from alignment.config import RunConfig, rollout_engine
+from alignment.identity import Parts
+from alignment.origin import BaseModel, find
+from alignment.plan import BASE, PlannedStage
+from alignment.seeds import derive
+from alignment.store import Store
+from data.schema import UserError
+from data.sources import open_source
+
+Code = tuple[dict[str, str], frozenset[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A stage with everything that makes its artifact that and no other."""
+
+    stage: PlannedStage
+    seed: int
+    parts: Parts
+    identity: str
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run, ready to start."""
+
+    config: RunConfig
+    store: Store
+    nodes: list[Node]
+    base_model: BaseModel | None
+    data_files: dict[str, str]  # name -> sha256
+    rollout: dict[str, Any]  # the engine resolved
+    forced: set[str]
+    only: set[str]  # empty = every node may run
+    code_of: Callable[[str], Code]  # kind -> its code as it is now
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+
+def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code_parts) -> Prepared:
+    """Orders the stages and gives each its seed and identity. Raises UserError for all that can be known wrong now."""
+    stages = plan.order(config.stages)
+    forced = plan.named_stages(stages, config.root.force, key="force")
+    only = plan.named_stages(stages, config.root.only, key="only")
+    stages = plan.chosen(stages, until=config.root.until, only=config.root.only)
+    store = Store(Path(config.root.runs_dir))
+    base_model = None
+    if any(BASE in stage.inputs.values() for stage in stages):
+        base_model = find(config.model.path, config.model.revision)
+    rollout = dataclasses.asdict(config.rollout)
+    if any(stage.kind.uses_rollout for stage in stages):
+        rollout["engine"] = rollout_engine(config.rollout.engine)
+    reads = any(stage.kind.reads_data and not stage.adopted for stage in stages)
+    data_files = source_files(config) if reads else {}
+    identities = {BASE: base_model.identity} if base_model else {}
+    nodes = []
+    for stage in stages:
+        seed = derive(config.root.seed, stage.name)
+        parts = identity.parts_of(
+            stage, inputs={role: identities[source] for role, source in stage.inputs.items()}, seed=seed,
+            data=config.data.source_config(), data_files=data_files, rollout=rollout,
+            exactness=pinning.exactness(config.root.threads), code=({}, frozenset()) if stage.adopted
+            else code_of(stage.config.kind))
+        identities[stage.name] = identity.digest(parts)
+        nodes.append(Node(stage, seed, parts, identities[stage.name]))
+    return Prepared(config, store, nodes, base_model, data_files, rollout, forced, only, code_of)
+
+
+def check_code(prepared: Prepared, node: Node) -> None:
+    """The code a stage is about to load is the code its identity was made from; a long run meets edits."""
+    if not node.stage.adopted:
+        now = prepared.code_of(node.stage.config.kind)[0]
+        changed = identity.differences({"code": node.parts["code"]}, {"code": now})
+        if changed:
+            raise UserError(f"its code was changed while the chain ran ({'; '.join(changed[:3])}). Run the same command "
+                            f"again: what that code made runs again, the rest is reused")
+
+
+def source_files(config: RunConfig) -> dict[str, str]:
+    """name -> sha256 of the files the data source reads."""
+    return {path.name: identity.file_sha256(path) for path in open_source(config.data.source_config()).files()}
+
+
+def needs_network(prepared: Prepared) -> bool:
+    """Whether a stage may have to ask the hub for data (a base model is fetched before any stage starts)."""
+    config = prepared.config
+    places = [config.data.path] if config.data.source != "finance" else []
+    places += [getattr(node.stage.config, "dataset", None) for node in prepared.nodes]
+    return any(place is not None and not Path(place).expanduser().exists() for place in places)
+
+
+def expected_seconds(prepared: Prepared, typical: dict[str, float]) -> dict[str, float]:
+    """stage -> seconds: what the stage last took in this store, else what its kind typically takes."""
+    last = {(a.manifest["stage"], a.manifest["kind"]): float(a.manifest["seconds"]) for a in prepared.store.artifacts()}
+    return {node.name: last.get((node.name, node.stage.config.kind), typical.get(node.stage.config.kind, 30.0))
+            for node in prepared.nodes}
+
+
+def reasons(prepared: Prepared, node: Node) -> list[str]:
+    """Why a stage has to run: what differs from the artifact last sealed under its name, or that there is none."""
+    if node.name in prepared.forced:
+        return ["forced"]
+    kind = node.stage.config.kind
+    link = prepared.config.run_dir / "stages" / node.name
+    last = prepared.store.last_of_run(link) or prepared.store.last(node.name, kind)
+    if last is None or last.manifest["kind"] != kind:
+        return ["never run"]
+    return identity.differences(last.manifest["parts"], node.parts) or ["its artifact is gone"]
+
+
+def explain(prepared: Prepared) -> str:
+    """What a run would do, a line a stage and a line a reason."""
+    lines = [f"{prepared.config.recipe}, {prepared.config.run_dir}:"]
+    for node in prepared.nodes:
+        sealed = prepared.store.get(node.stage.config.kind, node.identity)
+        if sealed is not None and node.name not in prepared.forced:
+            lines.append(f"  {node.name}: reused ({sealed.path.name})")
+            continue
+        if prepared.only and node.name not in prepared.only:
+            lines.append(f"  {node.name}: must run first, but only={prepared.config.root.only}")
+            continue
+        lines.append(f"  {node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
+        lines += [f"      {reason}" for reason in reasons(prepared, node)]
+    return "\n".join(lines)
+
+
+def check_only(prepared: Prepared) -> None:
+    """With `only=`, everything else that is needed must be sealed."""
+    for node in prepared.nodes:
+        if prepared.only and node.name not in prepared.only and (
+                prepared.store.get(node.stage.config.kind, node.identity) is None):
+            raise UserError(f"only={prepared.config.root.only}: stage {node.name} has to run first "
+                            f"({'; '.join(reasons(prepared, node)[:3])}). Leave `only` out, or use until=")

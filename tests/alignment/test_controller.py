@@ -1,0 +1,250 @@
+"""The controller with fake stages: what runs again and what does not, failures, gates, interrupts, contracts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from alignment.controller import Controller
+from alignment.prepare import explain
+from alignment.store import read_artifact
+from data.schema import UserError
+from tests.alignment import fake_stage
+from tests.alignment.chains import COMMAND, Chain, Recorder
+
+ALL = ["pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo", "evaluate"]
+
+
+@pytest.fixture
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    return Chain(tmp_path, monkeypatch)
+
+
+def test_a_whole_run_leaves_its_folder(chain: Chain) -> None:
+    outcome = chain.run()
+    assert outcome.code == 0
+    assert outcome.started == ALL
+    manifest = outcome.manifest
+    assert manifest["status"] == "done"
+    assert list(manifest["stages"]) == ALL
+    assert {stage["status"] for stage in manifest["stages"].values()} == {"ran"}
+    assert len(set(manifest["seeds"]["stages"].values())) == len(ALL)
+    for name in ALL:
+        artifact = read_artifact((outcome.run_dir / "stages" / name).resolve())
+        assert artifact is not None and artifact.identity == manifest["stages"][name]["identity"]
+        assert "the log of " + name in (outcome.run_dir / "logs" / f"{name}.log").read_text()
+    lines = [json.loads(line) for line in (outcome.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [(name, 1, 1.5) for name in ALL]
+    assert "learning_rate" in (outcome.run_dir / "config.yaml").read_text()
+
+
+def test_a_second_run_starts_nothing_and_keeps_the_curves(chain: Chain) -> None:
+    first = chain.run()
+    metrics = (first.run_dir / "metrics.jsonl").read_text()
+    second = chain.run()
+    assert second.code == 0
+    assert second.started == []
+    assert set(second.ends.values()) == {"reused"}
+    assert (second.run_dir / "metrics.jsonl").read_text() == metrics
+    assert second.manifest["stages"]["ppo"]["output_sha256"] == first.manifest["stages"]["ppo"]["output_sha256"]
+
+
+def test_a_change_reruns_what_hangs_on_it(chain: Chain) -> None:
+    chain.run()
+    for override, again in {
+        "ppo.learning_rate=1e-4": ["ppo", "evaluate"],
+        "ppo.dev_examples=3": [],  # cannot change the result
+        "sft.num_examples=7": ALL[1:],
+        "pairs.human_weight=0.5": ["pairs", "reward_model", "ppo", "evaluate"],
+        "data.kinds=[growth]": ALL,
+        "seed=2": ALL,
+        "threads=2": ALL,
+        "evaluate.bootstrap=500": ["evaluate"],
+    }.items():
+        outcome = chain.run(override)
+        assert outcome.started == again, override
+
+
+def test_changed_data_bytes_code_or_base_model_rerun(chain: Chain) -> None:
+    rows = chain.root / "rows.json"
+    rows.write_text("[1]")
+    chain.data_files = [rows]
+    chain.run("until=sft")
+    rows.write_text("[2]")
+    assert chain.run("until=sft").started == ["pretrain", "sft"]
+    chain.code = {"alignment.stages.any": "2" * 16}
+    assert chain.run("until=sft").started == ["pretrain", "sft"]
+    fake_stage.write_model(chain.base, weights="other")
+    assert chain.run("until=sft").started == ["pretrain", "sft"]
+    assert chain.run("until=sft").started == []
+
+
+def test_a_stale_parent_is_never_reused(chain: Chain) -> None:
+    """Back to an old config: every stage is the old one, down to what the children read."""
+    old = chain.run(recipe="sft_fin")
+    new = chain.run("sft.num_examples=7", recipe="sft_fin")
+    back = chain.run(recipe="sft_fin")
+    assert new.started == ["sft", "evaluate"] and back.started == []
+    for name in ("sft", "evaluate"):
+        identities = [outcome.manifest["stages"][name]["identity"] for outcome in (old, new, back)]
+        assert identities[0] == identities[2] != identities[1]
+        assert (back.run_dir / "stages" / name).resolve().name == f"{name}-{identities[0][:16]}"
+
+
+def test_recipes_share_what_is_the_same(chain: Chain) -> None:
+    chain.run()
+    assert chain.run(recipe="dpo_fin").started == ["dpo", "evaluate"]
+
+
+def test_failures_name_the_stage_and_go_on_later(chain: Chain) -> None:
+    failed = chain.run(recipe="sft_fin", sft="fail")
+    assert failed.code == 1
+    assert "stage sft failed: RuntimeError: it broke" in failed.said and "sft.log" in failed.said
+    assert failed.manifest["status"] == "failed"
+    assert failed.manifest["stages"]["sft"]["error"] == "RuntimeError: it broke"
+    assert failed.started == ["pretrain", "sft"]
+    assert chain.run(recipe="sft_fin", sft="user error").code == 2
+    killed = chain.run(recipe="sft_fin", sft="killed")
+    assert killed.code == 1 and "SIGKILL" in killed.said
+    nothing = chain.run(recipe="sft_fin", sft="nothing")
+    assert nothing.code == 1 and "has no config.json" in nothing.said
+    assert chain.run(recipe="sft_fin").started == ["sft", "evaluate"]
+
+
+def test_a_closed_gate_stops_before_what_hangs_on_it(chain: Chain) -> None:
+    stopped = chain.run("reward_model.require=['accuracy >= 0.75']")
+    assert stopped.code == 1
+    assert stopped.started[-1] == "reward_model"
+    for part in ("stage reward_model", "accuracy >= 0.75", "accuracy = 0.7", "0.6 to 0.8", "n = 100"):
+        assert part in stopped.said
+    assert stopped.manifest["status"] == "gate closed"
+    assert stopped.manifest["gates"][0]["stage"] == "reward_model"
+    again = chain.run("reward_model.require=['accuracy >= 0.75']")
+    assert again.code == 1 and again.started == []  # asked of a sealed artifact as well
+    warned = chain.run("reward_model.require=['accuracy >= 0.75']", "gates=warn")
+    assert warned.code == 0 and warned.started == ["ppo", "evaluate"]
+    assert "accuracy >= 0.75" in warned.said and warned.manifest["gates"][0]["stopped"] is False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_the_child_and_is_resumable(chain: Chain, number: signal.Signals) -> None:
+    threading.Thread(target=interrupt_when_begun, args=(chain.root, number), daemon=True).start()
+    outcome = chain.run(recipe="sft_fin", sft="sleep")
+    assert outcome.code == 130
+    assert outcome.manifest["status"] == "interrupted"
+    assert outcome.manifest["stages"]["sft"]["status"] == "interrupted"
+    assert list((chain.root / "runs/store").glob("sft-*")) == []  # nothing readable
+    work = list((chain.root / "runs/store/.work").glob("sft-*"))
+    assert (work[0] / "scratch/begun").exists()  # what a stage resumes from
+    resumed = chain.run(recipe="sft_fin")
+    assert resumed.code == 0 and resumed.started == ["sft", "evaluate"]
+    assert list((chain.root / "runs/store/.work").iterdir()) == []
+
+
+def interrupt_when_begun(root: Path, number: signal.Signals) -> None:
+    while not list(root.glob("runs/store/.work/sft-*/scratch/begun")):
+        time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+
+def test_until_only_and_force(chain: Chain) -> None:
+    with pytest.raises(UserError, match="stage pretrain has to run first"):
+        chain.run("only=sft")
+    assert chain.run("until=sft").started == ["pretrain", "sft"]
+    assert chain.run("only=sample").started == ["sample"]
+    assert chain.run("until=sft", "force=sft").started == ["sft"]
+    with pytest.raises(UserError, match="did you mean sft"):
+        chain.run("until=stf")
+
+
+def test_a_sealed_file_that_changed_is_refused(chain: Chain) -> None:
+    outcome = chain.run("until=sft")
+    (outcome.run_dir / "stages/sft/model.safetensors").write_text("x")
+    with pytest.raises(UserError, match=r"model.safetensors is not what was sealed"):
+        chain.run()
+
+
+def test_a_changed_tokenizer_is_refused(chain: Chain) -> None:
+    outcome = chain.run(sft="other tokenizer")
+    assert outcome.code == 1 and outcome.started == ["pretrain", "sft"]
+    assert "stage sft" in outcome.said and "vocabulary" in outcome.said
+
+
+def test_an_evaluation_question_in_training_stops_the_evaluation(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ROW", json.dumps({"operand_key": "test-1"}) + "\n")
+    outcome = chain.run()
+    assert outcome.code == 2
+    assert "evaluate" not in outcome.started
+    assert "questions.jsonl:1" in outcome.said
+
+
+def test_adopting_a_model(chain: Chain) -> None:
+    mine = chain.root / "mine"
+    fake_stage.write_model(mine, weights="mine")
+    outcome = chain.run(f"sft.adopt={mine}", "until=sample")
+    assert outcome.started == ["sample"], outcome.said
+    assert outcome.manifest["stages"]["sft"]["status"] == "adopted"
+    assert (outcome.run_dir / "stages/sft/model.safetensors").read_text() == "mine"
+    assert chain.run(f"sft.adopt={mine}", "until=sample").started == []
+    (mine / "model.safetensors").unlink()
+    assert "no *.safetensors" in chain.run(f"sft.adopt={mine}").said
+
+
+def test_dry_run_says_what_changed(chain: Chain) -> None:
+    assert "pretrain: runs\n      never run" in explain(chain.prepare())
+    chain.run()
+    assert "runs\n" not in explain(chain.prepare())
+    text = explain(chain.prepare("ppo.learning_rate=1e-4"))
+    assert "reward_model: reused" in text
+    assert "ppo: runs\n      config learning_rate: 0.0003 -> 0.0001" in text
+    assert "evaluate: runs\n      input ppo: " in text
+    chain.code = {"alignment.stages.any": "2" * 16}
+    assert "module alignment.stages.any: 11111111 -> 22222222" in explain(chain.prepare())
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import pytest
+from tests.alignment.chains import Chain
+with pytest.MonkeyPatch.context() as monkeypatch:
+    Chain(Path(sys.argv[1]), monkeypatch).run(recipe="sft_fin", sft="sleep")
+"""
+
+
+def test_a_killed_controller_takes_its_stages_along(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    begun = "runs/store/.work/sft-*/scratch/begun"
+    while not list(tmp_path.glob(begun)):
+        time.sleep(0.02)
+    child = int(next(tmp_path.glob(begun)).read_text())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the stage outlived its controller"
+        time.sleep(0.02)
+
+
+def test_code_that_changes_under_a_run_stops_it(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = chain.prepare()
+    chain.code = {"alignment.stages.any": "2" * 16}
+    recorder = Recorder()
+    assert Controller(prepared, recorder, command=COMMAND).run() == 2
+    assert "stage pretrain failed: its code was changed while the chain ran (module alignment.stages.any" in "".join(
+        recorder.said)
+
+
+def test_workers_run_side_by_side(chain: Chain) -> None:
+    outcome = chain.run("workers=3", recipe="evidence")
+    assert outcome.code == 0
+    assert set(outcome.started) == set(outcome.config.stages)
+    assert outcome.started.index("evaluate") > outcome.started.index("ppo_rule")

@@ -1,0 +1,236 @@
+"""PPO as a whole, on models small enough to learn in seconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from alignment import losses
+from alignment.kinds import Ppo
+from alignment.ppo import Batch, Critic, PpoTrainer, check_head, new_state
+from alignment.rollout import Engine, TransformersEngine
+from alignment.stages.ppo import draw
+from data.schema import Completion, Question, UserError
+from reward import Scores
+from reward.mixture import WeightedReward
+from tests.alignment.tiny_model import tiny_model
+
+QUESTION = Question(id="q", source="file", kind="any", language="en", prompt="", steps=(), answer="", operand_key="k")
+WISHED = 11  # the token that "emit a token" rewards
+
+
+class Tokenizer:
+    """Ids as text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class Shorter:
+    """Prefers the shorter completion: 0 for one token, -1 for sixteen."""
+
+    def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+        scores = [-(len(completion.token_ids) - 1) / 15 for completion in completions]
+        return Scores(scores, {"rule": scores})
+
+
+class Emit:
+    """The share of a completion's tokens that are the wished one."""
+
+    def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+        scores = [completion.token_ids.count(WISHED) / len(completion.token_ids) for completion in completions]
+        return Scores(scores, {"rule": scores})
+
+
+def make(reward: object, *, tied: bool = True, policy: PreTrainedModel | None = None, engine: Engine | None = None,
+         **changes: object) -> PpoTrainer:
+    config = Ppo(**{"num_prompts": 64, "minibatch_size": 16, "max_new_tokens": 16, "critic_warmup": 1,
+                    "learning_rate": 3e-3, "critic_learning_rate": 3e-3, "kl_coefficient": 0.0,
+                    "truncation_reward": -1.0, "micro_batch_tokens": 512, **changes})
+    policy = policy or tiny_model(tied=tied, vocab=24, eos=[2, 3])
+    engine = engine or TransformersEngine(Path(), max_length=64, model=policy)
+    state = new_state(policy, Critic(policy.base_model), config)
+    return PpoTrainer(config, state, reference=copy.deepcopy(policy), reward=reward,  # type: ignore[arg-type]
+                      engine=engine, tokenizer=Tokenizer(), seed=5)  # type: ignore[arg-type]
+
+
+def prompts(count: int) -> list[list[int]]:
+    return [[4 + (row * 7 + place) % 20 for place in range(3 + row % 5)] for row in range(count)]
+
+
+def train(trainer: PpoTrainer, iterations: int) -> list[dict[str, float]]:
+    count = trainer.config.num_prompts
+    return [trainer.iterate([QUESTION] * count, prompts(count)) for _ in range(iterations)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_policy_learns_to_answer_shortly(tied: bool) -> None:
+    history = train(make(Shorter(), tied=tied), 14)
+    assert history[-1]["length"] < 0.5 * history[0]["length"]
+    assert history[-1]["reward"] > history[0]["reward"] + 0.3
+    assert history[-1]["truncated"] < history[0]["truncated"]
+
+
+def test_the_policy_learns_to_emit_a_token_and_the_critic_to_foresee_it() -> None:
+    history = train(make(Emit(), truncation_reward=0.0), 14)
+    assert history[-1]["reward_rule"] > history[0]["reward_rule"] + 0.2
+    assert history[0]["values"] == 0 and history[-1]["values"] == pytest.approx(history[-1]["reward"], abs=0.15)
+
+
+def test_a_negated_reward_is_learnt_the_other_way() -> None:
+    class Longer:
+        def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+            scores = [len(completion.token_ids) / 15 for completion in completions]
+            return Scores(scores, {"rule": scores})
+
+    history = train(make(Longer(), truncation_reward=2.0), 8)
+    assert history[-1]["length"] > history[0]["length"] + 1
+
+
+def test_before_the_first_update_the_policy_is_the_reference_and_the_engine_agrees() -> None:
+    trainer = make(Shorter(), critic_warmup=0)
+    first = train(trainer, 1)[0]
+    assert first["ratio_first"] == pytest.approx(1, abs=1e-6)
+    assert first["kl"] == first["kl_sequence"] == first["kl_k3"] == 0
+    assert first["values"] == 0
+    assert first["logprob_gap_max"] < 1e-5
+    second = train(trainer, 1)[0]
+    assert second["ratio_first"] == pytest.approx(1, abs=1e-5)
+    assert second["kl_k3"] > 0 and second["logprob_gap_max"] < 1e-5
+
+
+def test_warming_up_trains_the_critic_alone() -> None:
+    trainer = make(Shorter(), critic_warmup=1)
+    before = copy.deepcopy(trainer.state.policy.state_dict())
+    critic = copy.deepcopy(trainer.state.critic.state_dict())
+    metrics = train(trainer, 1)[0]
+    assert "policy_loss" not in metrics
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state.policy.state_dict().items())
+    assert not torch.equal(trainer.state.critic.head.weight, critic["head.weight"])
+    train(trainer, 1)
+    assert not all(torch.equal(value, before[name]) for name, value in trainer.state.policy.state_dict().items())
+
+
+def test_the_penalty_holds_the_policy_near_the_reference() -> None:
+    free, held = (train(make(Emit(), kl_coefficient=beta, truncation_reward=0.0), 8)[-1] for beta in (0.0, 1.0))
+    assert held["kl_k3"] < 0.5 * free["kl_k3"]
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
+    runs = []
+    for _ in range(2):
+        trainer = make(Shorter(), num_epochs=2)
+        torch.manual_seed(torch.seed())  # global randomness must not matter
+        train(trainer, 3)
+        runs.append(trainer.state)
+    for one, other in ((runs[0].policy, runs[1].policy), (runs[0].critic, runs[1].critic)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_micro_batches_change_memory_and_nothing_else() -> None:
+    gradients = []
+    for tokens in (1, 4096):  # one row at a time; all eight together
+        trainer = make(Shorter(), micro_batch_tokens=tokens, num_prompts=8, critic_warmup=0)
+        generations = trainer._generate([QUESTION] * 8, prompts(8))
+        batch = Batch.of(prompts(8), [generation.token_ids for generation in generations], torch.device("cpu"))
+        assert len(list(batch.micro_batches(range(8), tokens))) == (8 if tokens == 1 else 1)
+        trainer._view(batch)
+        trainer._rewards(batch, trainer._score([QUESTION] * 8, generations), generations)
+        steps: list[list[torch.Tensor]] = []
+
+        def keep(optimizer: torch.optim.Optimizer, who: str, loss: torch.Tensor, kept: list = steps) -> float:
+            kept.append([parameter.grad.clone() for group in optimizer.param_groups for parameter in group["params"]])
+            return 0.0
+
+        trainer._step = keep  # type: ignore[method-assign, assignment]
+        trainer._policy_step(batch, range(8))
+        trainer._critic_step(batch, range(8))
+        gradients.append([gradient for step in steps for gradient in step])
+    for single, whole in zip(*gradients, strict=True):
+        assert torch.allclose(single, whole, atol=1e-6)
+
+
+def test_states_are_those_before_each_completion_token_without_padding() -> None:
+    model = tiny_model(vocab=24)
+    batch = Batch.of([[5, 6, 7], [8], [9, 10]], [[11, 2], [0, 0, 2], [12]], torch.device("cpu"))
+    states, targets = batch.states(model.base_model, [2, 0, 1])
+    assert targets.tolist() == [12, 11, 2, 0, 0, 2]  # a real token may have the padding's id
+    expected = []
+    for row in (2, 0, 1):
+        ids = torch.tensor([batch.prompts[row] + batch.completions[row]])
+        expected.append(model.base_model(input_ids=ids).last_hidden_state[0, len(batch.prompts[row]) - 1:-1])
+    assert torch.allclose(states, torch.cat(expected), atol=1e-5)
+
+
+def test_a_truncated_completion_gets_its_own_reward_by_finish_reason() -> None:
+    trainer = make(Shorter(), truncation_reward=-7.0)
+    generations = trainer._generate([QUESTION] * 64, prompts(64))
+    batch = Batch.of(prompts(64), [generation.token_ids for generation in generations], torch.device("cpu"))
+    trainer._view(batch)
+    trainer._rewards(batch, trainer._score([QUESTION] * 64, generations), generations)
+    cut = [row for row, generation in enumerate(generations) if generation.finish_reason == "length"]
+    kept = [row for row, generation in enumerate(generations) if generation.finish_reason == "stop"]
+    assert cut and kept
+    assert all(batch.returns[row, batch.lengths[row] - 1].item() == pytest.approx(-7) for row in cut)
+    assert all(batch.returns[row, batch.lengths[row] - 1].item() > -1.01 for row in kept)
+    assert losses.length_mask(batch.lengths, 16).equal(batch.mask)
+
+
+def test_what_is_not_finite_stops_the_training() -> None:
+    class Broken:
+        def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+            return Scores([float("nan")] * len(completions), {})
+
+    with pytest.raises(FloatingPointError, match="iteration 0: the critic's loss is nan"):
+        train(make(Broken()), 1)
+
+
+def test_a_model_that_alters_its_logits_is_refused() -> None:
+    model = tiny_model(vocab=24)
+    check_head(model)
+    model.lm_head.register_forward_hook(lambda module, arguments, output: output)
+    forward = model.forward
+    model.forward = lambda **keywords: type("Out", (), {"logits": 3 * forward(**keywords).logits})()  # type: ignore[method-assign, assignment]
+    with pytest.raises(UserError, match="changes its logits"):
+        check_head(model)
+
+
+def test_a_pass_over_the_pool_uses_each_question_once() -> None:
+    drawn = [index for iteration in range(10) for index in draw(30, 12, iteration, seed=1)]
+    for start in range(0, 120, 30):
+        assert sorted(drawn[start:start + 30]) == list(range(30))
+    assert drawn[:30] != drawn[30:60]
+    assert draw(30, 12, 3, seed=1) == drawn[36:48]
+
+
+def test_a_critic_may_keep_the_lower_layers_alone() -> None:
+    policy = tiny_model(vocab=24)
+    critic = Critic(policy.base_model, num_layers=1)
+    assert len(critic.trunk.layers) == 1 and len(policy.base_model.layers) == 2
+    assert critic.trunk.embed_tokens.weight is not policy.base_model.embed_tokens.weight
+    states = critic.trunk(input_ids=torch.tensor([[4, 5]]), use_cache=False).last_hidden_state
+    assert critic(states[0]).tolist() == [0, 0]
+
+
+def test_a_weighted_sum_logs_raw_parts_and_keeps_the_first_scale() -> None:
+    def part(values: list[float]):  # type: ignore[no-untyped-def]
+        return lambda questions, completions: Scores(values, {})
+
+    completions = [Completion(question_id="q", sample=i, text="", finish_reason="stop") for i in range(2)]
+    rewards = {"rule": part([0.0, 1.0]), "reward_model": part([10.0, 14.0]), "spare": part([5.0, 5.0])}
+    scales: dict[str, tuple[float, float]] = {}
+    mixture = WeightedReward(rewards, {"rule": 1.0, "reward_model": 0.5}, standardised=["reward_model"], scales=scales)
+    scores = mixture([QUESTION] * 2, completions)
+    assert scores.total == [-0.5, 1.5]
+    assert scores.parts == {"rule": [0.0, 1.0], "reward_model": [10.0, 14.0], "spare": [5.0, 5.0]}
+    assert scales == {"reward_model": (12.0, 2.0)}
+    rewards["reward_model"] = part([12.0, 16.0])
+    assert WeightedReward(rewards, {"reward_model": 1.0}, standardised=["reward_model"],
+                          scales=scales)([QUESTION] * 2, completions).total == [0.0, 2.0]
+    with pytest.raises(UserError, match="judge"):
+        WeightedReward(rewards, {"judge": 1.0})
