@@ -39,6 +39,8 @@ class Root:
     name: str | None = key(None, "name of the run's folder; default: seed<seed>, and scale and data where not default")
     runs_dir: str = key("runs", "where runs and the store of sealed artifacts go")
     threads: int = key(1, "threads of each stage's numerical libraries; part of what makes a result exact", low=1)
+    portable: bool = key(False, "hold MKL to AVX2 as well: the same last bits on processors with and without AVX-512, "
+                                "at up to half the speed on the former")
     workers: int | None = key(None, "stages that may run side by side where neither needs the other; null = 2 where "
                                     "cores allow, 1 with a GPU", low=1)
     gates: str = key("stop", "what a closed gate does", choices=("stop", "warn"))

@@ -63,6 +63,7 @@ class Controller:
         self._warm: dict[str, Child] = {}  # the next stage's process, loading its libraries
         self._exit = DONE
         self._environment = pinning.environment(threads=self._config.root.threads,
+                                                portable=self._config.root.portable,
                                                 offline=not needs_network(prepared))
         self._workers = pinning.workers(self._config.root.workers, threads=self._config.root.threads)
         base = prepared.base_model

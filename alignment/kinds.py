@@ -65,7 +65,7 @@ class Pretrain(TrainingConfig):
     num_layers: int = key(6, "layers of a new model", low=1)
     num_heads: int = key(4, "attention heads of a new model (32 wide each at the default size)", low=1)
     intermediate_size: int = key(352, "width of a new model's MLP", low=8)
-    vocab_size: int = key(1200, "entries of a new model's tokenizer, which is trained on the stage's documents", low=300)
+    vocab_size: int = key(1200, "entries of a new model's tokenizer, trained on the stage's documents", low=300)
     max_length: int = key(256, "tokens per packed row", low=16)
     num_domain: int = key(4000, "domain documents (finance textbook) to draw", low=0)
     num_general: int = key(1500, "general documents to draw (replay against forgetting)", low=0)
@@ -148,8 +148,12 @@ class Ppo(StageConfig):
     reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
                                            "weight of each part of the reward; 0 = logged only")
     truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum")
-    learning_rate: float = key(3e-4, "policy learning rate (AdamW)", low=0)
-    critic_learning_rate: float = key(1e-3, "critic learning rate (AdamW)", low=0)
+    optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
+                         choices=("adamw", "muon"))
+    learning_rate: float = key(3e-4, "the policy's learning rate (AdamW)", low=0)
+    muon_learning_rate: float = key(1e-3, "the policy's learning rate (Muon, RMS-matched to AdamW's)", low=0)
+    critic_learning_rate: float = key(1e-3, "the critic's learning rate (AdamW)", low=0)
+    critic_muon_learning_rate: float = key(2e-3, "the critic's learning rate (Muon)", low=0)
     critic_layers: int | None = key(None, "layers of the trunk that the critic keeps, from below; default: all",
                                     low=1)
     precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
@@ -188,8 +192,8 @@ class Dpo(TrainingConfig):
 
 @dataclasses.dataclass(kw_only=True)
 class Evaluate(StageConfig):
-    """All policies of the recipe on the same held-out questions. Inputs called `reward_...` are reward models, all others
-    policies."""
+    """All policies of the recipe on the same held-out questions. Inputs called `reward_...` are reward models, all
+    others policies."""
 
     num_questions: int = key(1200, "held-out questions", low=1)
     num_samples: int = key(4, "sampled completions per question (mean accuracy, pass@k)", low=1)

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment import losses
 from alignment.kinds import Ppo
+from alignment.optim import make_optimizer
 from alignment.rollout.engine import Engine, Generation, Sampling
 from alignment.rollout.rows import to_completion
 from alignment.seeds import derive
@@ -32,7 +33,12 @@ from reward import Reward, Scores
 
 
 class Critic(nn.Module):
-    """A trunk of its own and a linear head that starts at zero, so that the first values are 0."""
+    """A trunk of its own and a linear head that starts at zero, so that the first values are 0.
+
+    Beside the trunk's state the head reads how likely the reference found what was written so far (`Batch.trust`). In a
+    small causal LM a state hardly knows whether the token just written was the one it had expected, so without these
+    two numbers the critic cannot tell where a completion went wrong.
+    """
 
     def __init__(self, trunk: Any, *, num_layers: int | None = None) -> None:
         """Copies `trunk`, a transformers model without an output head; keeps its first `num_layers` layers."""
@@ -43,13 +49,13 @@ class Critic(nn.Module):
             self.trunk.config.num_hidden_layers = len(self.trunk.layers)
         width = self.trunk.config.get_text_config().hidden_size
         weight = next(self.trunk.parameters())
-        self.head = nn.Linear(width, 1, device=weight.device, dtype=weight.dtype)
+        self.head = nn.Linear(width + 2, 1, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(N, D) states of the trunk -> (N,) values."""
-        return self.head(states)[:, 0].float()
+    def forward(self, states: Tensor, trust: Tensor) -> Tensor:
+        """(N, D) states of the trunk and (N, 2) of `Batch.trust` -> (N,) values."""
+        return self.head(torch.cat([states, trust.to(states.dtype)], dim=1))[:, 0].float()
 
 
 @dataclasses.dataclass
@@ -66,10 +72,13 @@ class PpoState:
 
 def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
     """The state before the first iteration. Dropout stays off for good: it would make the ratio noisy."""
+    def optimizer(model: nn.Module, rate: float, muon_rate: float) -> torch.optim.Optimizer:
+        return make_optimizer(model, optimizer=config.optimizer, learning_rate=rate, muon_learning_rate=muon_rate,
+                              weight_decay=0.0)
+
     return PpoState(policy.eval(), critic.eval(),
-                    torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True),
-                    torch.optim.AdamW(critic.parameters(), lr=config.critic_learning_rate, weight_decay=0.0,
-                                      fused=True))
+                    optimizer(policy, config.learning_rate, config.muon_learning_rate),
+                    optimizer(critic, config.critic_learning_rate, config.critic_muon_learning_rate))
 
 
 @dataclasses.dataclass
@@ -125,6 +134,13 @@ class Batch:
         chosen = (places >= starts) & (places < starts + self.lengths[list(rows)][:, None])  # (b, L)
         hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state  # (b, L, D)
         return hidden[:, :-1][chosen[:, 1:]], ids[chosen]
+
+    def trust(self, rows: Sequence[int]) -> Tensor:
+        """(N, 2) before each of the rows' tokens: the reference's probability of the least likely token so far, and of
+        all tokens so far; both 1 before the first."""
+        before = self.reference_logprobs[list(rows)].roll(1, dims=1)  # (b, T)
+        before[:, 0] = 0.0
+        return torch.stack([before.cummin(dim=1).values, before.cumsum(dim=1)], dim=-1).exp()[self.mask[list(rows)]]
 
     def tokens(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """What `values` (B, T) says of the rows' tokens, (N,), in the order of `states`."""
@@ -188,7 +204,7 @@ class PpoTrainer:
                                       (self.reference, batch.reference_logprobs)):
                     batch.fill(target, rows, self._logprobs(model, batch, rows)[0])
                 states, _ = batch.states(self.state.critic.trunk, rows)
-                batch.fill(batch.old_values, rows, self.state.critic(states))
+                batch.fill(batch.old_values, rows, self.state.critic(states, batch.trust(rows)))
 
     def _logprobs(self, model: PreTrainedModel, batch: Batch, rows: Sequence[int], *,
                   with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -273,7 +289,7 @@ class PpoTrainer:
         total = torch.zeros((), device=batch.mask.device)
         for micro in batch.micro_batches(rows, config.micro_batch_tokens):
             with self._autocast():
-                values = self.state.critic(batch.states(self.state.critic.trunk, micro)[0])
+                values = self.state.critic(batch.states(self.state.critic.trunk, micro)[0], batch.trust(micro))
             loss = losses.value_loss(values, batch.tokens(batch.old_values, micro), batch.tokens(batch.returns, micro),
                                      clip_range=config.value_clip_range).sum() / count
             loss.backward()  # type: ignore[no-untyped-call]

@@ -73,12 +73,13 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     data_files = source_files(config) if reads else {}
     identities = {BASE: base_model.identity} if base_model else {}
     nodes = []
+    exactness = pinning.exactness(config.root.threads, portable=config.root.portable)
     for stage in stages:
         seed = derive(config.root.seed, stage.name)
         parts = identity.parts_of(
             stage, inputs={role: identities[source] for role, source in stage.inputs.items()}, seed=seed,
             data=config.data.source_config(), data_files=data_files, rollout=rollout,
-            exactness=pinning.exactness(config.root.threads), code=({}, frozenset()) if stage.adopted
+            exactness=exactness, code=({}, frozenset()) if stage.adopted
             else code_of(stage.config.kind))
         identities[stage.name] = identity.digest(parts)
         nodes.append(Node(stage, seed, parts, identities[stage.name]))
@@ -91,8 +92,8 @@ def check_code(prepared: Prepared, node: Node) -> None:
         now = prepared.code_of(node.stage.config.kind)[0]
         changed = identity.differences({"code": node.parts["code"]}, {"code": now})
         if changed:
-            raise UserError(f"its code was changed while the chain ran ({'; '.join(changed[:3])}). Run the same command "
-                            f"again: what that code made runs again, the rest is reused")
+            raise UserError(f"its code was changed while the chain ran ({'; '.join(changed[:3])}). Run the same "
+                            f"command again: what that code made runs again, the rest is reused")
 
 
 def source_files(config: RunConfig) -> dict[str, str]:

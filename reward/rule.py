@@ -6,8 +6,8 @@
 malformed one, or two different ones are wrong. Quantities are equal when their values are, so 1,200 million is 1.2
 billion; 15% is not 0.15; a scale, percent sign or counted unit (times, units) that the gold answer has must be there,
 a currency need not.
-**Tolerance**: none for generated finance questions and for whole-number golds, which are exact; otherwise half a unit of
-the gold answer's last digit.
+**Tolerance**: none for generated finance questions and for whole-number golds, which are exact; otherwise half a unit
+of the gold answer's last digit.
 **Steps** are the equations before the answer. With a program each must have its operands and its operation (in any
 order that means the same, steps merged or not) and its exact result; a result may be a fraction for a percent and may
 leave the scale out. Without a program each equation must hold within half a unit of its last written digit.

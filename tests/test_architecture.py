@@ -75,7 +75,6 @@ PLACES = {  # third-party package -> the only places that may import it
     "hydra": ("alignment/run.py", "alignment/config.py"),
     "omegaconf": ("alignment/run.py", "alignment/config.py"),
     "trl": ("alignment/trainers.py", "alignment/stages/", "alignment/packing.py"),
-    "matplotlib": ("alignment/report.py", "alignment/plots.py"),
 }
 
 

@@ -15,7 +15,8 @@ def answers(greedy, sampled, *, drills=(True, False, True, True)):
     count = len(greedy)
     return Answers(
         greedy=np.array(greedy, dtype=bool), sampled=np.array(sampled, dtype=bool),
-        truncated=np.zeros(count, dtype=bool), length=np.arange(count) + 1.0, errors=["slip" if n % 2 else None for n in range(count)],
+        truncated=np.zeros(count, dtype=bool),
+        length=np.arange(count) + 1.0, errors=["slip" if n % 2 else None for n in range(count)],
         text_logprob=np.array([-10.0, -20.0]), text_tokens=np.array([10.0, 5.0]), text_bytes=np.array([30.0, 10.0]),
         drills=np.array(drills), cloze=np.zeros(0, dtype=bool))
 

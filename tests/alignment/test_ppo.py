@@ -214,7 +214,14 @@ def test_a_critic_may_keep_the_lower_layers_alone() -> None:
     assert len(critic.trunk.layers) == 1 and len(policy.base_model.layers) == 2
     assert critic.trunk.embed_tokens.weight is not policy.base_model.embed_tokens.weight
     states = critic.trunk(input_ids=torch.tensor([[4, 5]]), use_cache=False).last_hidden_state
-    assert critic(states[0]).tolist() == [0, 0]
+    assert critic(states[0], torch.ones(2, 2)).tolist() == [0, 0]
+
+
+def test_the_critic_is_told_how_likely_the_reference_found_the_tokens_before() -> None:
+    batch = Batch.of([[4], [4, 5]], [[5, 6, 7], [6]], torch.device("cpu"))
+    batch.reference_logprobs = torch.tensor([[0.5, 0.2, 0.4], [0.1, 1.0, 1.0]]).log()
+    expected = torch.tensor([[1.0, 1.0], [0.5, 0.5], [0.2, 0.1], [1.0, 1.0]])  # before token 0, 1, 2; before token 0
+    torch.testing.assert_close(batch.trust([0, 1]), expected)
 
 
 def test_a_weighted_sum_logs_raw_parts_and_keeps_the_first_scale() -> None:
