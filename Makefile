@@ -3,7 +3,7 @@
 # make test      all tests, the end-to-end ones included
 # make fast      the tests that take seconds
 # make check     linter and type checker
-# make bench     speed, measured against the floor
+# make bench     speed of the rollout engines, side by side
 # make evidence  five seeds of every stage and control, then docs/results.json and the README's tables
 # make lock      write requirements/lock.txt anew from this environment
 
@@ -20,7 +20,8 @@ EXTRAS    := $(if $(filter Linux,$(shell uname -s)),vllm-$(ACCEL)$(comma))eval,d
 FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
 FLAGS.gpu := --torch-backend=auto
 STAMP     := $(VENV)/.setup-$(ACCEL)
-SEEDS     ?= 0,1,2,3,4
+SEEDS     ?= 1,2,3,4,5
+space     := $(subst ,, )
 
 .PHONY: setup run test fast check bench evidence lock clean
 
@@ -48,11 +49,12 @@ check: setup
 	@$(VENV)/bin/mypy
 
 bench: setup
-	@$(PY) -m tests.bench.ppo
+	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m tests.bench.rollout
 
 evidence: setup
 	@$(PY) -m alignment.run --multirun recipe=evidence seed=$(SEEDS) gates=warn
-	@$(PY) -m alignment.evidence runs/evidence/seed* --out docs/results.json --readme README.md
+	@$(PY) -m alignment.evidence $(patsubst %,runs/evidence/seed%,$(subst $(comma),$(space),$(SEEDS))) \
+		--out docs/results.json --readme README.md
 
 lock: setup
 	@$(UV) pip freeze --python $(PY) | grep -v -e '^-e' -e '^finalign' -e '^uv==' | sed 's/+cpu$$//' > requirements/lock.txt

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from alignment import config as configs
 from alignment import display, usage
 from alignment.config import RunConfig
-from alignment.controller import DONE, USER_ERROR, Controller
+from alignment.controller import DONE, INTERRUPTED, USER_ERROR, Controller
 from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import BASE
 from alignment.prepare import explain, prepare
@@ -84,6 +84,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
                         f"name='lr${{ppo.learning_rate}}'")
 
     def job(composed: DictConfig) -> None:
+        if INTERRUPTED in codes:  # Ctrl-C ends the sweep, not only the run it came in
+            return
         chosen = HydraConfig.get()
         said = list(chosen.overrides.task)
         codes.append(guarded(lambda: execute(configs.resolve(composed, choices=dict(chosen.runtime.choices),

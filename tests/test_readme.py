@@ -1,0 +1,46 @@
+"""The README cannot rot: its tree, recipes, commands and keys are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from alignment.config import load
+from tests.readme_tree import ROOT, block, tree
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS = re.findall(r"^ *python -m alignment\.run (.*?)(?: +#.*)?$", README, re.MULTILINE)
+
+
+def test_the_tree_is_that_of_the_code() -> None:
+    assert block(README) == tree(), "write it anew with `python -m tests.readme_tree`"
+
+
+def test_every_recipe_is_told() -> None:
+    told = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert told == {path.stem for path in (ROOT / "recipes" / "recipe").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("line", [run for run in RUNS if "--" not in run], ids=lambda line: line.strip())
+def test_every_command_composes(line: str, tmp_path: Path) -> None:
+    overrides = [part.replace("tatqa_dataset_dev.json", str(tmp_path / "a.json")) for part in shlex.split(line)]
+    assert load([*overrides, f"runs_dir={tmp_path}"]).stages
+
+
+def test_commands_were_found() -> None:
+    assert len(RUNS) >= 8
+
+
+def test_every_link_and_picture_is_there() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_has_the_targets_that_are_told() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert set(re.findall(r"(?:`|^ +)make ([a-z]+)", README, re.MULTILINE)) <= targets
+    assert {"setup", "run", "test", "check", "bench", "evidence"} <= targets
