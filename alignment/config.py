@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -158,6 +160,10 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunCon
             composed = compose(PRIMARY, overrides=[*overrides, *extra], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error, overrides, extra)) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"a recipe or group file is not readable YAML: {_first_line(error)}") from None
+        except RecursionError:
+            raise UserError("a recipe's defaults list leads back to itself; take the circle out") from None
         choices = dict(composed.hydra.runtime.choices)
     config = resolve(composed, choices=choices, overrides=overrides)
     folders = [part for folder in config_dirs for part in ("--config-dir", folder)]
@@ -190,8 +196,9 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
         raise UserError(_first_line(error)) from None
     for name, config in [("", root), *typed.items(), *stages.items()]:
         check_limits(config, name)
-    if root.name is not None and not re.fullmatch(r"[\w.@+-]+", root.name):
-        raise UserError(f"name={root.name}: use letters, digits and . _ - + @ only; it becomes a folder")
+    if root.name is not None and not re.fullmatch(r"\w[\w.@+-]*", root.name):
+        raise UserError(f"name={root.name}: start with a letter or digit, then letters, digits and . _ - + @; it "
+                        "becomes a folder")
     for name, config in stages.items():
         _check_local_files(name, config)
     return RunConfig(recipe=choices["recipe"], scale=choices.get("scale", "full"), root=root, stages=stages,
@@ -240,6 +247,9 @@ def check_limits(config: Any, name: str) -> None:
     """Raises UserError where a value lies outside its key's limits or choices."""
     for field in dataclasses.fields(config):
         value, limits = getattr(config, field.name), field.metadata
+        for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{'.'.join(filter(None, [name, field.name, part]))}={number}: must be a finite number")
         where = f"{name}.{field.name}" if name else field.name
         choices = limits.get("choices") or ()
         if choices and value is not None and value not in choices:

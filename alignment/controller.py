@@ -315,8 +315,12 @@ class Controller:
     # The run's folder --------------------------------------------------------------------------------------------
 
     def _open_run_folder(self) -> None:
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(self._run_dir / "config.yaml", self._config.to_yaml())
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            write_text(self._run_dir / "config.yaml", self._config.to_yaml())
+        except OSError as error:
+            raise UserError(f"{self._run_dir} cannot be written ({error.strerror}); choose another folder with "
+                            "runs_dir=PATH") from None
         (self._run_dir / LOG).unlink(missing_ok=True)
         known = {node.name for node in self._prepared.nodes}
         for link in (self._run_dir / "stages").glob("*"):

@@ -207,6 +207,12 @@ class Evaluate(StageConfig):
     compare: list[str] = key([], "paired differences to report, e.g. 'ppo - sft'")
     bootstrap: int = key(2000, "bootstrap resamples for the 95% intervals", low=100)
 
+    @property
+    def questions_drawn(self) -> int:
+        """Held-out questions to hold ready: three for each pair, as not all have both a right and a wrong sample."""
+        judged = any(role.startswith("reward_") for role in self.inputs)
+        return max(self.num_questions, 3 * self.num_pairs if judged else 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:

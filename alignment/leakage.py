@@ -28,8 +28,7 @@ def check(evaluation: PlannedStage, data: Mapping[str, Any], sealed: Iterable[tu
     """
     config = evaluation.config
     assert isinstance(config, Evaluate)
-    held_out = open_source(dict(data)).questions("test", count=max(config.num_questions, config.num_pairs),
-                                                 seed=data["seed"])
+    held_out = open_source(dict(data)).questions("test", count=config.questions_drawn, seed=data["seed"])
     marks = {mark for question in held_out for mark in question_marks(question.to_json())}
     looked_at = 0
     for path in (path for stage, folder in sealed for path in training_files(stage, folder)):

@@ -48,7 +48,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     needed = {"format", "recipe", "status", "stages", "files", "digest"}
     if not isinstance(content, dict) or not needed <= content.keys():
@@ -89,6 +89,9 @@ def _check_stage(name: str, stage: dict[str, Any], run_dir: Path, finding: Findi
     if not folder.is_dir():
         finding.unusable.append(f"stage {name}: its artifact {folder} is missing")
         return
+    link = run_dir / "stages" / name
+    if not link.exists() or link.resolve() != folder.resolve():
+        finding.tampered.append(f"{link} does not lead to the stage's artifact {folder}")
     artifact = read_artifact(folder)
     for file, entry in stage["files"].items():
         _check_file(folder / file, entry, finding)
@@ -112,6 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finding = verify(Path(arguments[1]))
     except UserError as error:
         print(f"unusable: {error}", file=sys.stderr)
+        return UNUSABLE
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:  # JSON of another shape, no permission
+        print(f"unusable: {arguments[1]} is not a manifest that a run wrote, or its files cannot be read "
+              f"({type(error).__name__}: {error})", file=sys.stderr)
         return UNUSABLE
     for problem in finding.unusable:
         print(f"unusable: {problem}", file=sys.stderr)

@@ -55,7 +55,8 @@ class Artifact:
     def problems(self, *, hashes: bool) -> list[str]:
         """What is wrong with the files: missing, added, or not what was sealed."""
         listed = {**self.manifest["files"], **self.manifest["records"]}
-        present = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()}
+        present = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*")
+                   if path.is_file() or path.is_symlink()}
         found = [f"{self.path / name} is missing" for name in sorted(listed.keys() - present)]
         found += [f"{self.path / name} was added" for name in sorted(present - listed.keys() - {MANIFEST})]
         for name in sorted(listed.keys() & present):
@@ -105,7 +106,7 @@ class Store:
         return Lock(self.root / ".locks" / f"{kind}-{identity[:16]}.lock")
 
     def get(self, kind: str, identity: str) -> Artifact | None:
-        """The sealed artifact, or None. One whose files changed since is set aside with a UserError naming the file."""
+        """The sealed artifact, or None. One whose files changed since is refused with a UserError naming the file."""
         artifact = read_artifact(self.path(kind, identity))
         if artifact is None or artifact.identity != identity:
             return None

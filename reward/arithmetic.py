@@ -110,6 +110,8 @@ def quantities(text: str) -> list[Quantity] | None:
         if quantity is None:
             return None
         start, end = match.start(), _end(match)
+        if (quantity.percent or quantity.unit or quantity.scale) and text[end:end + 2].lstrip(" ").startswith("%"):
+            return None  # 15%% and 20 million% are no quantities
         if text[start - 1:start] == "(" and text[end:end + 1] == ")" and quantity.number > 0:
             percent = quantity.percent or text[end + 1:end + 2] == "%"
             quantity = dataclasses.replace(quantity, number=-quantity.number, percent=percent)

@@ -2,10 +2,10 @@
 
     verify(question, "Change: 46 - 40 = 6 million\\nGrowth: 6 / 40 = 15%\\nAnswer: 15%")
 
-**The answer** is the quantity after a marker (`Answer:`, `The answer is`, `答案：`, `####`) and on its line. None, a
-malformed one, or two different ones are wrong. Quantities are equal when their values are, so 1,200 million is 1.2
-billion; 15% is not 0.15; a scale, percent sign or counted unit (times, units) that the gold answer has must be there,
-a currency need not.
+**The answer** is the quantity after a marker (`Answer:`, `The answer is`, `答案：`, `####`, `\\boxed{`) and on its
+line, or on the next where the marker ends its own. None, a malformed or hedged one (not, <, a fall of), or two
+different ones are wrong. Quantities are equal when their values are, so 1,200 million is 1.2 billion; 15% is not 0.15;
+a scale, percent sign or counted unit (times, units) that the gold answer has must be there, a currency need not.
 **Tolerance**: none for generated finance questions and for whole-number golds, which are exact; otherwise half a unit
 of the gold answer's last digit.
 **Steps** are the equations before the answer. With a program each must have its operands and its operation (in any
@@ -37,7 +37,10 @@ from reward.arithmetic import (
 
 MAX_TEXT = 20_000  # characters; a longer answer is wrong
 MAX_STEPS = 100
-_MARKER = re.compile(r"(?:\bfinal\s{0,3})?\banswer\s{0,3}(?::|is\b:?)|答案\s{0,3}(?::|[是为]:?)|####", re.IGNORECASE)
+_MARKER = re.compile(r"(?:\bfinal\s{0,3})?\banswer[\s*_]{0,5}(?::|is\b:?)|答案[\s*_]{0,5}(?::|[是为]:?)|####|\\boxed\{",
+                     re.IGNORECASE)
+_UNSURE = re.compile(r"\bnot\b|n't\b|[<>≠≈~²³^]|下降|减少|降低|\b(?:decreas|declin|drop|fall|fell|loss)", re.IGNORECASE)
+_MINUS = re.compile(r"(?:\b(?:minus|negative)\s{1,3}|负\s?)(?=[\d$¥€£.])", re.IGNORECASE)
 _CONSTANTS = tuple(Fraction(n) for n in (1, 2, 4, 12, 100))
 
 Canonical = tuple[object, ...]
@@ -49,9 +52,15 @@ Canonical = tuple[object, ...]
 def final_answer(text: str) -> Quantity | None:
     """The one quantity after the answer marker of normalised `text`; None where there is none or no single one."""
     found: list[Quantity] = []
-    for line in text.split("\n"):
-        for segment in _MARKER.split(line)[1:]:
-            for part in segment.split("="):
+    lines = text.replace("\\%", "%").replace("\\$", "$").split("\n")
+    for number, line in enumerate(lines):
+        segments = _MARKER.split(line)[1:]
+        if segments and not segments[-1].strip(" *_"):  # the answer stands on the next line
+            segments[-1] = next((below for below in lines[number + 1:] if below.strip()), "")
+        for segment in segments:
+            if _UNSURE.search(segment):
+                return None
+            for part in _MINUS.sub("-", segment).split("="):
                 here = quantities(part)
                 if here is None:
                     return None

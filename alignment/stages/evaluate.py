@@ -42,7 +42,6 @@ from data.schema import Question, UserError
 from data.sources import open_source
 from reward.model import ModelReward
 
-DRAWN_PER_PAIR = 3  # questions held ready for each pair wanted: not every one has both a right and a wrong sample
 ROUNDS = 4  # batches of questions sampled at most until there are enough pairs
 
 
@@ -57,8 +56,7 @@ def run(stage: Stage) -> None:
                         f"models ({', '.join(reward_models)}) are measured on its samples. Policies: "
                         f"{', '.join(policies)}")
     source = open_source(stage.data)
-    wanted = max(config.num_questions, DRAWN_PER_PAIR * config.num_pairs if reward_models else 0)
-    held_out = held_out_questions(stage, source, list(policies.values()), count=wanted)
+    held_out = held_out_questions(stage, source, list(policies.values()), count=config.questions_drawn)
     exam = set_exam(stage, source, held_out.questions[:config.num_questions])
     total, done = len(policies) + 2 * bool(reward_models), 0
     hall = Hall(stage.rollout, max_length=held_out.max_length)

@@ -12,7 +12,17 @@ import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from data.finance.kinds import KINDS, Kind, Operands, evaluate, number, operand_space, parse_step, split_of
+from data.finance.kinds import (
+    KINDS,
+    Kind,
+    Operands,
+    evaluate,
+    number,
+    operand_key,
+    operand_space,
+    parse_step,
+    split_of,
+)
 from data.finance.wording import ANSWER, COMPANIES, SCALES, UNITS, WORDING
 from data.schema import Language, Question, Split, content_id
 
@@ -66,9 +76,35 @@ def solution_text(question: Question) -> str:
 
 @functools.cache
 def split_operands(kind: str, split: Split) -> tuple[tuple[Operands, str], ...]:
-    """The operands of a kind that belong to a split, one for each key."""
+    """The operands of a kind that belong to a split, one for each key.
+
+    Operands of the training split that would work out, as a step, the whole of a one-step dev or test question are
+    left out.
+    """
     rows = {key: operands for operands, key in operand_space(kind) if split_of(key) == split}
+    if split == "train":
+        rows = {key: operands for key, operands in rows.items() if not _gives_away(KINDS[kind], operands)}
     return tuple((operands, key) for key, operands in rows.items())
+
+
+@functools.cache
+def _held_out() -> frozenset[str]:
+    """The keys of one-step dev and test questions: a step of a longer question could be all of one of these."""
+    return frozenset(key for name, kind in KINDS.items() if len(kind.program) == 1
+                     for _, key in operand_space(name) if split_of(key) != "train")
+
+
+def _gives_away(kind: Kind, operands: Operands) -> bool:
+    facts = dict(zip(kind.facts, operands, strict=True))
+    steps = zip(kind.program, evaluate(kind.program, facts), strict=True)
+    return any(operand_key(step_operands(expression, facts, left, right)) in _held_out()
+               for expression, (left, _, right, _) in steps)
+
+
+def step_operands(expression: str, facts: dict[str, str], left: Fraction, right: Fraction) -> tuple[str, str]:
+    """The two numbers of a step as they stand in it; a percent keeps its sign."""
+    name = parse_step(expression)[2]
+    return number(left), facts[name] if facts.get(name, "").endswith("%") else number(right)
 
 
 def _stream(kind: Kind, split: Split, *, language: Language, seed: int) -> Iterator[Question]:

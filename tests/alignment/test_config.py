@@ -58,7 +58,7 @@ def test_recipes_begin_with_a_sentence_and_hold_no_default(path: Path) -> None:
     (["recipe=ppo_fin", "ppo.gamma"], "cannot read 'ppo.gamma': write KEY=VALUE"),
     (["recipe=ppo_fin", "model=./here"], "a path or hub id is given as model.path=./here"),
     (["recipe=ppo_fin", "data=tatqa"], "data.path must be given"),
-    (["recipe=ppo_fin", "name=a/b"], "name=a/b: use letters"),
+    (["recipe=ppo_fin", "name=a/b"], "name=a/b: start with a letter"),
     (["recipe=ppo_fin", "sft.dataset=./none.jsonl"], "sft.dataset=./none.jsonl: there is no such file"),
     (["recipe=ppo_fin", "sft.adopt=none"], "sft.adopt=none: there is no such file or folder"),
     (["recipe=ppo_fin", "+scale.stages.ppp={}"], "scale.stages.ppp: there is no such kind of stage; did you mean ppo?"),
@@ -151,3 +151,20 @@ def test_every_key_has_a_sentence_of_help() -> None:
 
 def test_the_rollout_group_is_what_a_stage_takes() -> None:
     assert dataclasses.asdict(RolloutConfig()) == dataclasses.asdict(Rollout())
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"# @package _global_\ndefaults:\n  - mine\n  - _self_\n", "circle|defaults"),
+    (b"foo: [", "YAML"), (b"\xff\xfe\x00", "YAML"),
+])
+def test_a_broken_recipe_is_one_sentence(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        load(["recipe=mine"], config_dirs=[str(tmp_path)])
+
+
+@pytest.mark.parametrize("override", ["name=..", "name=.", "ppo.learning_rate=inf", "ppo.reward_weights.rule=-inf"])
+def test_names_stay_inside_and_numbers_are_finite(override: str) -> None:
+    with pytest.raises(UserError, match=r"folder|finite"):
+        load(["recipe=ppo_fin", override])

@@ -13,7 +13,8 @@ from alignment.pinning import environment, exactness, workers
 
 def test_numbers_are_pinned_and_telemetry_is_off() -> None:
     found = environment(threads=3, offline=True, portable=False, environ={"OMP_NUM_THREADS": "8", "DO_NOT_TRACK": "0"})
-    assert (found["OMP_NUM_THREADS"], found["ATEN_CPU_CAPABILITY"], found["ONEDNN_MAX_CPU_ISA"]) == ("3", "avx2", "AVX2")
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert (found["ATEN_CPU_CAPABILITY"], found["ONEDNN_MAX_CPU_ISA"]) == ("avx2", "AVX2")
     assert found["HF_HUB_OFFLINE"] == "1" and found["DO_NOT_TRACK"] == "0"  # what the user says of telemetry stands
     assert "MKL_CBWR" not in found
     assert "HF_HUB_OFFLINE" not in environment(threads=1, offline=False, portable=False, environ={})

@@ -89,3 +89,15 @@ def test_nothing_secret_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     outcome = chain.run("until=pretrain")
     text = (outcome.run_dir / "run.json").read_text()
     assert "hf_abc" not in text and "sk-ijk" not in text
+
+
+@pytest.mark.parametrize("content", [
+    '{"format":1,"recipe":1,"status":1,"stages":[],"files":[],"digest":1}',
+    '{"format":1,"recipe":1,"status":1,"stages":{"x":{"output_sha256":1}},"files":{},"digest":1}',
+    "[" * 200_000,
+])
+def test_json_of_another_shape_is_unusable_not_tampered(tmp_path: Path, content: str,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text(content, encoding="utf-8")
+    assert repro.main(["verify", str(tmp_path / "run.json")]) == 2
+    assert "unusable" in capsys.readouterr().err

@@ -208,3 +208,15 @@ def test_the_cloze_is_what_the_textbook_says(language: kinds.Split) -> None:
     assert len(cloze) >= len(kinds.KINDS)
     assert all(prefix + answer in text for prefix, answer in cloze)
     assert all("[" not in prefix + answer for prefix, answer in cloze)
+
+
+def test_no_training_step_is_the_whole_of_a_held_out_question() -> None:
+    held_out = {key for name, kind in kinds.KINDS.items() if len(kind.program) == 1
+                for split in ("dev", "test") for _, key in generator.split_operands(name, split)}
+    assert len(held_out) > 1000
+    for name, kind in kinds.KINDS.items():
+        for operands, _ in generator.split_operands(name, "train"):
+            facts = dict(zip(kind.facts, operands, strict=True))
+            for expression, (left, _, right, _) in zip(kind.program, kinds.evaluate(kind.program, facts), strict=True):
+                key = kinds.operand_key(generator.step_operands(expression, facts, left, right))
+                assert key not in held_out, (name, facts)

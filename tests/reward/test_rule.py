@@ -262,3 +262,18 @@ def test_hostile_text_is_wrong_quickly(text: str) -> None:
 def test_a_number_of_too_many_digits_is_malformed() -> None:
     assert quantities("1" * MAX_DIGITS) is not None
     assert quantities("1" * (MAX_DIGITS + 1)) is None
+
+
+@pytest.mark.parametrize(("text", "right"), [
+    ("**Answer**: 15%", True), ("**Answer:** 15%", True), ("Answer:\n15%", True), ("so \\boxed{15\\%}", True),
+    ("Answer: minus 15%", False), ("答案：负15%", False), ("答案：下降15%", False), ("The answer is not 15%", False),
+    ("Answer: <15%", False), ("Answer: 15%%", False), ("Answer: 15%²", False), ("Answer:\n\n", False),
+])
+def test_how_other_models_write_an_answer(text: str, right: bool) -> None:
+    assert rule.answers_match("15%", rule.final_answer(normalise(text)), exact=True) is right
+
+
+def test_a_negative_answer_may_be_told_in_words() -> None:
+    for text in ("Answer: minus 15%", "答案：负15%", "Answer: -15%", "Answer: negative 15%"):
+        assert rule.answers_match("-15%", rule.final_answer(normalise(text)), exact=True)
+    assert not rule.answers_match("20 万元", rule.final_answer(normalise("答案：20 万元%")), exact=True)

@@ -1,0 +1,106 @@
+"""The real chain, end to end and small: every stage a process, real models, real libraries."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alignment.origin import EMBEDDED
+from alignment.repro import main as repro
+from tests.data.real_files import TATQA, needs_tatqa
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def finalign(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "alignment.run", *arguments], capture_output=True, text=True, cwd=ROOT,
+                          timeout=800)
+
+
+def record(folder: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `runs_dir` in which recipe=ppo_fin scale=tiny has run once."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={folder}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) <= 5
+    return folder
+
+
+def test_the_chain_leaves_a_sound_run_and_a_report_that_opens_offline(runs: Path) -> None:
+    folder = runs / "ppo_fin" / "seed1-tiny"
+    stages = record(folder)["stages"]
+    assert list(stages) == ["pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo", "evaluate"]
+    assert {stage["status"] for stage in stages.values()} == {"ran"}
+    assert stages["pairs"]["metrics"]["origin.simulated"] > 0
+    assert repro(["verify", str(folder / "run.json")]) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "ppo - sft" in page and not re.search(r"<script|(?:src|href)=[\"']?(?:https?:)?//", page)
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["stage"] for line in lines} >= {"pretrain", "sft", "reward_model", "ppo"}
+
+
+def test_a_second_run_has_nothing_to_do(runs: Path) -> None:
+    started = time.monotonic()
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}")
+    assert done.returncode == 0 and time.monotonic() - started < 30  # under 5 s on a quiet machine
+    assert {stage["status"] for stage in record(runs / "ppo_fin" / "seed1-tiny")["stages"].values()} == {"reused"}
+
+
+def test_one_ppo_key_reruns_ppo_and_what_hangs_on_it(runs: Path) -> None:
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=key", "ppo.kl_coefficient=0.05")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = record(runs / "ppo_fin" / "key")["stages"]
+    assert [name for name, stage in stages.items() if stage["status"] == "ran"] == ["ppo", "evaluate"]
+
+
+def test_the_same_command_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={tmp_path}", "until=ppo", "quiet=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (record(folder / "ppo_fin" / "seed1-tiny")["stages"] for folder in (runs, tmp_path))
+    for name in ("pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo"):
+        assert first[name]["output_sha256"] == second[name]["output_sha256"], name
+
+
+@pytest.mark.parametrize(("gate", "broken"), [
+    ("sft: dev_accuracy", ["until=sample", "sft.max_steps=1", "sft.require=[dev_accuracy >= 0.2]"]),
+    ("reward_model: accuracy", ["until=ppo", "reward_model.features=scalar", "reward_model.learning_rate=0",
+                                "reward_model.muon_learning_rate=0", "reward_model.require=[accuracy >= 0.6]"]),
+], ids=["an SFT model that learned nothing", "a reward model at chance"])
+def test_a_broken_stage_closes_its_gate(runs: Path, gate: str, broken: list[str]) -> None:
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=broken", *broken)
+    stage, metric = gate.split(": ")
+    assert done.returncode == 1
+    assert stage in done.stderr and metric in done.stderr and "Traceback" not in done.stderr
+    stopped = record(runs / "ppo_fin" / "broken")["stages"]
+    assert stopped["ppo" if stage == "reward_model" else "sample"]["status"] not in ("ran", "reused")
+
+
+def test_a_model_with_another_tokenizer_is_refused(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(EMBEDDED, other)
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    (other / "chat_template.jinja").write_text(template, encoding="utf-8")
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=other", f"sft.adopt={other}")
+    assert done.returncode in (1, 2) and "template" in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_tatqa
+def test_the_chain_takes_real_questions(tmp_path: Path) -> None:
+    done = finalign("recipe=dpo_fin", "scale=tiny", "data=tatqa", f"data.path={TATQA}", "gates=warn",
+                    f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = record(tmp_path / "dpo_fin" / "seed1-tiny-tatqa")["stages"]
+    assert stages["pairs"]["metrics"]["gold"] > 0  # no sample was right: gold solutions stand in, counted
