@@ -25,7 +25,7 @@ from alignment.pinning import CORES
 from alignment.plan import BASE
 from alignment.prepare import Node, Prepared, check_code, check_only, expected_seconds, needs_network
 from alignment.record import RunRecord
-from alignment.store import LOG, Artifact, Lock, StoreError, write_text
+from alignment.store import LOG, MANIFEST, Artifact, Lock, StoreError, write_text
 from data.schema import UserError
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -216,13 +216,13 @@ class Controller:
         return self._run_dir / "logs" / f"{node.name}.log"
 
     def _adopt(self, node: Node, lock: Lock) -> None:
-        """Seals a copy of the folder the user names as this stage's artifact."""
+        """Seals a copy of the folder the user names, a sealed artifact perhaps, as this stage's artifact."""
         folder = Path(str(node.stage.config.adopt)).expanduser()
         contracts.check_artifact(node.stage, folder, {})
         output = self._store.work(node.stage.config.kind, node.identity) / "output"
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = source.relative_to(folder)
-            if not any(part.startswith(".") for part in relative.parts):
+            if relative.name not in (MANIFEST, LOG) and not any(part.startswith(".") for part in relative.parts):
                 (output / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, output / relative)
         self._seal(node, lock, seconds=0.0, adopted=str(folder.resolve()), notes=[f"adopted from {folder.resolve()}"])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from alignment.origin import EMBEDDED
 from alignment.repro import main as repro
 from tests.data.real_files import TATQA, needs_tatqa
 
@@ -75,9 +74,9 @@ def test_the_same_command_gives_the_same_bytes(runs: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("gate", "broken"), [
-    ("sft: dev_accuracy", ["until=sample", "sft.max_steps=1", "sft.require=[dev_accuracy >= 0.2]"]),
+    ("sft: dev_accuracy", ["until=sample", "sft.max_steps=1", 'sft.require=["dev_accuracy >= 0.2"]']),
     ("reward_model: accuracy", ["until=ppo", "reward_model.features=scalar", "reward_model.learning_rate=0",
-                                "reward_model.muon_learning_rate=0", "reward_model.require=[accuracy >= 0.6]"]),
+                                "reward_model.muon_learning_rate=0", 'reward_model.require=["accuracy >= 0.6"]']),
 ], ids=["an SFT model that learned nothing", "a reward model at chance"])
 def test_a_broken_stage_closes_its_gate(runs: Path, gate: str, broken: list[str]) -> None:
     done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=broken", *broken)
@@ -88,13 +87,15 @@ def test_a_broken_stage_closes_its_gate(runs: Path, gate: str, broken: list[str]
     assert stopped["ppo" if stage == "reward_model" else "sample"]["status"] not in ("ran", "reused")
 
 
-def test_a_model_with_another_tokenizer_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_a_critic_with_another_template_than_the_policy_is_refused(runs: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(EMBEDDED, other)
+    shutil.copytree(runs / "ppo_fin" / "seed1-tiny" / "stages" / "reward_model", other)
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     (other / "chat_template.jinja").write_text(template, encoding="utf-8")
-    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=other", f"sft.adopt={other}")
-    assert done.returncode in (1, 2) and "template" in done.stderr and "Traceback" not in done.stderr
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=other", "until=ppo",
+                    f"reward_model.adopt={other}", "ppo.critic_from=reward_model")
+    assert done.returncode == 2 and "template" in done.stderr and "Traceback" not in done.stderr
+    assert record(runs / "ppo_fin" / "other")["stages"]["ppo"]["status"] not in ("ran", "reused")
 
 
 @needs_tatqa

@@ -189,6 +189,7 @@ def test_an_evaluation_question_in_training_stops_the_evaluation(chain: Chain, m
 def test_adopting_a_model(chain: Chain) -> None:
     mine = chain.root / "mine"
     fake_stage.write_model(mine, weights="mine")
+    (mine / "manifest.json").write_text("{}")  # as in a sealed artifact: another store's, so not taken over
     outcome = chain.run(f"sft.adopt={mine}", "until=sample")
     assert outcome.started == ["sample"], outcome.said
     assert outcome.manifest["stages"]["sft"]["status"] == "adopted"
