@@ -30,6 +30,10 @@ class StageConfig:
     adopt: str | None = key(None, "seal this existing model or dataset folder as the stage's artifact instead of "
                                   "running the stage")
 
+    def conflict(self) -> str:
+        """What is wrong with values that are each right by themselves, or nothing."""
+        return ""
+
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingConfig(StageConfig):
@@ -156,6 +160,8 @@ class Ppo(StageConfig):
     critic_muon_learning_rate: float = key(2e-3, "the critic's learning rate (Muon)", low=0)
     critic_layers: int | None = key(None, "layers of the trunk that the critic keeps, from below; default: all",
                                     low=1)
+    schedule: str = key("constant", "of all four rates over the iterations; linear = down to 0",
+                        choices=("constant", "linear"))
     precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
     critic_warmup: int = key(2, "first iterations that train the critic alone", low=0)
     critic_from: str = key("policy", "where the critic's trunk starts", choices=("policy", "reward_model"))
@@ -163,6 +169,10 @@ class Ppo(StageConfig):
     minibatch_size: int = key(48, "completions per optimizer step", low=1)
     micro_batch_tokens: int = key(2048, "tokens per forward pass, padding included; 1024-2048 is fastest on a CPU",
                                   low=16)
+    group_baseline: bool = key(False, "subtract from a score the mean score of the question's other completions "
+                                      "(leave-one-out; Kool et al. 2019); the critic then values what is left")
+    min_spread: float = key(0.0, "a question whose scores lie closer together than this is not trained on (just above "
+                                 "0: DAPO's dynamic sampling)", low=0)
     gamma: float = key(1.0, "discount", low=0, high=1)
     gae_lambda: float = key(0.95, "GAE's lambda", low=0, high=1)
     clip_range: float = key(0.2, "policy ratio clip", low=0)
@@ -178,6 +188,12 @@ class Ppo(StageConfig):
     eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
                           identity=False)
     dev_examples: int = key(200, "dev questions for those", low=1, identity=False)
+
+    def conflict(self) -> str:
+        if self.num_samples == 1 and (self.group_baseline or self.min_spread):
+            name = "group_baseline" if self.group_baseline else "min_spread"
+            return f"{name}={getattr(self, name)}: compares a question's completions, so num_samples must be 2 or more"
+        return ""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -51,6 +51,13 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, *, gamma: float, lam: 
     return advantages, advantages + values
 
 
+def leave_one_out(scores: Tensor) -> Tensor:
+    """Scores (questions, completions) less the mean of the question's other completions (Kool et al. 2019, "Buy 4
+    REINFORCE samples, get a baseline for free"): a baseline that does not depend on the completion it is for."""
+    count = scores.shape[1]
+    return (scores - scores.mean(dim=1, keepdim=True)) * (count / (count - 1))
+
+
 def terminal_rewards(scores: Tensor, penalties: Tensor, lengths: Tensor) -> Tensor:
     """Rewards (B, T): minus the penalty at every real token, plus the row's score (B,) at its last real token."""
     rewards = -penalties * length_mask(lengths, penalties.shape[1])

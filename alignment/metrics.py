@@ -89,6 +89,8 @@ METRICS: dict[str, Metric] = {
     "reward": Metric("mean score of a completion: the weighted parts, or truncation_reward where it was truncated",
                      "", "higher"),
     "reward_*": Metric("mean of this part of the reward, unweighted: rule = the share of right answers", "", "higher"),
+    "trained_on": Metric("completions trained on; the rest were of questions whose scores lay within min_spread",
+                         "share"),
     "kl": Metric("KL of the policy to the reference per token, k1 estimator", "nats"),
     "kl_sequence": Metric("KL of the policy to the reference per completion, k1 estimator", "nats"),
     "kl_k3": Metric("KL of the policy to the reference per token, k3 estimator: less noisy, never negative", "nats"),

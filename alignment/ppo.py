@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -73,8 +74,11 @@ class PpoState:
 def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
     """The state before the first iteration. Dropout stays off for good: it would make the ratio noisy."""
     def optimizer(model: nn.Module, rate: float, muon_rate: float) -> torch.optim.Optimizer:
-        return make_optimizer(model, optimizer=config.optimizer, learning_rate=rate, muon_learning_rate=muon_rate,
+        made = make_optimizer(model, optimizer=config.optimizer, learning_rate=rate, muon_learning_rate=muon_rate,
                               weight_decay=0.0)
+        for group in made.param_groups:
+            group["initial_lr"] = group["lr"]
+        return made
 
     return PpoState(policy.eval(), critic.eval(),
                     optimizer(policy, config.learning_rate, config.muon_learning_rate),
@@ -171,9 +175,15 @@ class PpoTrainer:
         generations = self._generate(questions, prompts)
         generated = time.perf_counter()
         scores = self._score(questions, generations)
-        batch = Batch.of(prompts, [generation.token_ids for generation in generations], self.state.policy.device)
+        final = self._final(scores, generations)  # (B,)
+        kept = self._informative(final)
+        batch = Batch.of([prompts[row] for row in kept], [generations[row].token_ids for row in kept],
+                         self.state.policy.device)
         self._view(batch)
-        metrics = {**self._rewards(batch, scores, generations), **rollout_metrics(batch, generations)}
+        metrics = {"reward": final.mean().item(), "trained_on": len(kept) / len(final),
+                   **{f"reward_{name}": statistics.fmean(part) for name, part in scores.parts.items()},
+                   **self._rewards(batch, self._centred(final)[kept]),
+                   **rollout_metrics(batch, generations, kept)}
         scored = time.perf_counter()
         metrics |= self._update(batch)
         self.state.iteration += 1
@@ -213,13 +223,28 @@ class PpoTrainer:
         return losses.token_logprobs(states, head, targets, temperature=self.config.temperature or 1.0,
                                      with_entropy=with_entropy)
 
-    def _rewards(self, batch: Batch, scores: Scores, generations: Sequence[Generation]) -> dict[str, float]:
-        """Fills advantages and returns. A truncated completion gets `truncation_reward` in place of its score."""
+    def _final(self, scores: Scores, generations: Sequence[Generation]) -> Tensor:
+        """The score of each completion, (B,); `truncation_reward` in its place where it was cut off."""
+        return torch.tensor([self.config.truncation_reward if generation.finish_reason == "length" else score
+                             for generation, score in zip(generations, scores.total, strict=True)],
+                            device=self.state.policy.device, dtype=torch.float32)
+
+    def _informative(self, final: Tensor) -> list[int]:
+        """The rows of the questions whose scores are at least `min_spread` apart; all rows if none is."""
+        groups = final.view(-1, self.config.num_samples)
+        spread = groups.amax(dim=1) - groups.amin(dim=1)
+        kept = (~(spread < self.config.min_spread)).repeat_interleave(self.config.num_samples).nonzero()[:, 0].tolist()
+        return kept or list(range(len(final)))
+
+    def _centred(self, final: Tensor) -> Tensor:
+        """Scores (B,) less their leave-one-out baselines, where asked for."""
+        if not self.config.group_baseline:
+            return final
+        return losses.leave_one_out(final.view(-1, self.config.num_samples)).flatten()
+
+    def _rewards(self, batch: Batch, final: Tensor) -> dict[str, float]:
+        """Fills advantages and returns from the scores (B,)."""
         config, count = self.config, int(batch.mask.sum())
-        truncated = [generation.finish_reason == "length" for generation in generations]
-        final = torch.tensor([config.truncation_reward if cut else score
-                              for cut, score in zip(truncated, scores.total, strict=True)],
-                             device=batch.mask.device, dtype=torch.float32)
         kl = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, config.kl_estimator)
         rewards = losses.terminal_rewards(final, config.kl_coefficient * kl, batch.lengths)
         advantages, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
@@ -228,9 +253,7 @@ class PpoTrainer:
         x = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k1") * batch.mask
         k3 = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k3")
         variance = losses.explained_variance(batch.old_values, batch.returns, batch.mask)
-        return {"reward": final.mean().item(),
-                **{f"reward_{name}": sum(part) / len(part) for name, part in scores.parts.items()},
-                "kl": (x.sum() / count).item(), "kl_sequence": x.sum(1).mean().item(),
+        return {"kl": (x.sum() / count).item(), "kl_sequence": x.sum(1).mean().item(),
                 "kl_k3": losses.masked_mean(k3, batch.mask).item(),
                 "values": losses.masked_mean(batch.old_values, batch.mask).item(),
                 "explained_variance": variance.item()}
@@ -241,12 +264,13 @@ class PpoTrainer:
         """Epochs of minibatches; means over the optimizer steps."""
         config, state = self.config, self.state
         warming_up = state.iteration < config.critic_warmup
+        self._set_rates()
         steps: list[dict[str, float]] = []
         for epoch in range(config.num_epochs):
             generator = torch.Generator().manual_seed(derive(self.seed, "order", state.iteration, epoch))
             order = torch.randperm(len(batch.prompts), generator=generator).tolist()
-            for start in range(0, len(order), config.minibatch_size):
-                rows = order[start:start + config.minibatch_size]
+            count = math.ceil(len(order) / config.minibatch_size)
+            for rows in (order[part::count] for part in range(count)):
                 metrics = self._critic_step(batch, rows)
                 if not warming_up:
                     metrics |= self._policy_step(batch, rows)
@@ -257,6 +281,13 @@ class PpoTrainer:
             means["ratio_max"] = max(step["ratio_max"] for step in steps)
             means["ratio_first"] = steps[0]["ratio_mean"]
         return means
+
+    def _set_rates(self) -> None:
+        """The learning rates of this iteration, from the schedule."""
+        left = 1 - self.state.iteration / self.config.num_iterations if self.config.schedule == "linear" else 1.0
+        for optimizer in (self.state.policy_optimizer, self.state.critic_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * left
 
     def _policy_step(self, batch: Batch, rows: Sequence[int]) -> dict[str, float]:
         """One optimizer step of the policy on the clipped surrogate, minus the entropy bonus."""
@@ -312,11 +343,12 @@ class PpoTrainer:
         return torch.autocast(self.state.policy.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
 
-def rollout_metrics(batch: Batch, generations: Sequence[Generation]) -> dict[str, float]:
-    """Lengths, truncation, and how far the engine's log-probabilities are from the trainer's."""
-    sampled = torch.tensor([logprob for generation in generations for logprob in generation.logprobs])
+def rollout_metrics(batch: Batch, generations: Sequence[Generation], kept: Sequence[int]) -> dict[str, float]:
+    """Lengths, truncation, and how far the engine's log-probabilities are from the trainer's for the `kept` ones,
+    which are the batch."""
+    sampled = torch.tensor([logprob for row in kept for logprob in generations[row].logprobs])
     gap = (batch.old_logprobs[batch.mask].cpu() - sampled).abs()
-    return {"length": batch.lengths.float().mean().item(),
+    return {"length": statistics.fmean(len(generation.token_ids) for generation in generations),
             "truncated": sum(generation.finish_reason == "length" for generation in generations) / len(generations),
             "logprob_gap_mean": gap.mean().item(), "logprob_gap_max": gap.max().item()}
 

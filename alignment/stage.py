@@ -30,7 +30,7 @@ from data.schema import UserError
 class Rollout:
     """How text is generated (the recipe's `rollout` group)."""
 
-    engine: str = "auto"  # auto | vllm | transformers
+    engine: str = "auto"  # vllm | transformers; a run settles auto before it starts
     max_num_seqs: int = 256  # completions generated side by side
     kv_cache_mb: int = 512
     dtype: str = "float32"

@@ -53,6 +53,8 @@ def test_recipes_begin_with_a_sentence_and_hold_no_default(path: Path) -> None:
     (["recipe=ppo_fin", "seed=one"], "seed: Value 'one' of type 'str' could not be converted to Integer"),
     (["recipe=ppo_fin", "seed=-1"], "seed=-1: must be at least 0"),
     (["recipe=ppo_fin", "ppo.gamma=1.5"], "ppo.gamma=1.5: must be 0 to 1 (discount)"),
+    (["recipe=ppo_fin", "ppo.num_samples=1"], "ppo.group_baseline=True: compares a question's completions, so"),
+    (["recipe=ppo_fin", "ppo.num_samples=1", "ppo.group_baseline=false"], "ppo.min_spread=0.5: compares"),
     (["recipe=ppo_fin", "sft.optimizer=moun"], "sft.optimizer=moun: not one of adamw, muon; did you mean muon?"),
     (["recipe=ppo_fin", "gates=wran"], "gates=wran: not one of stop, warn; did you mean warn?"),
     (["recipe=ppo_fin", "ppo.gamma"], "cannot read 'ppo.gamma': write KEY=VALUE"),

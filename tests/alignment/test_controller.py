@@ -66,7 +66,7 @@ def test_a_change_reruns_what_hangs_on_it(chain: Chain) -> None:
         "pairs.human_weight=0.5": ["pairs", "reward_model", "ppo", "evaluate"],
         "data.kinds=[growth]": ALL,
         "seed=2": ALL,
-        "threads=2": ALL,
+        "threads=1": ALL,
         "evaluate.bootstrap=500": ["evaluate"],
     }.items():
         outcome = chain.run(override)

@@ -71,6 +71,14 @@ def test_rewards_are_the_penalty_everywhere_and_the_score_at_the_last_real_token
     assert rewards[1].tolist() == [1.75, 0, 0, 0, 0, 0, 0]
 
 
+def test_the_leave_one_out_baseline_is_the_mean_of_the_others() -> None:
+    scores = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, -1.0]], dtype=torch.float64)
+    by_hand = torch.stack([torch.stack([row[i] - torch.cat([row[:i], row[i + 1:]]).mean() for i in range(4)])
+                           for row in scores])
+    assert torch.allclose(losses.leave_one_out(scores), by_hand)
+    assert losses.leave_one_out(scores)[1, 3] == -3
+
+
 def test_whitening_is_over_the_real_tokens_of_the_whole_batch() -> None:
     values, _ = rows(dtype=torch.float32)
     mask = losses.length_mask(LENGTHS, 7)

@@ -9,6 +9,7 @@ import pytest
 
 from alignment import config
 from alignment.pinning import environment, exactness, workers
+from data.schema import UserError
 
 
 def test_numbers_are_pinned_and_telemetry_is_off() -> None:
@@ -43,3 +44,9 @@ def test_auto_is_vllm_on_a_gpu_alone(gpu: bool, wheel: bool, engine: str, monkey
     monkeypatch.setattr(config, "cuda_visible", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     assert config.rollout_engine("auto") == engine
+
+
+def test_vllm_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="not installed here; use rollout=transformers"):
+        config.rollout_engine("vllm")

@@ -140,7 +140,7 @@ def test_micro_batches_change_memory_and_nothing_else() -> None:
         batch = Batch.of(prompts(8), [generation.token_ids for generation in generations], torch.device("cpu"))
         assert len(list(batch.micro_batches(range(8), tokens))) == (8 if tokens == 1 else 1)
         trainer._view(batch)
-        trainer._rewards(batch, trainer._score([QUESTION] * 8, generations), generations)
+        trainer._rewards(batch, trainer._final(trainer._score([QUESTION] * 8, generations), generations))
         steps: list[list[torch.Tensor]] = []
 
         def keep(optimizer: torch.optim.Optimizer, who: str, loss: torch.Tensor, kept: list = steps) -> float:
@@ -172,13 +172,55 @@ def test_a_truncated_completion_gets_its_own_reward_by_finish_reason() -> None:
     generations = trainer._generate([QUESTION] * 64, prompts(64))
     batch = Batch.of(prompts(64), [generation.token_ids for generation in generations], torch.device("cpu"))
     trainer._view(batch)
-    trainer._rewards(batch, trainer._score([QUESTION] * 64, generations), generations)
+    trainer._rewards(batch, trainer._final(trainer._score([QUESTION] * 64, generations), generations))
     cut = [row for row, generation in enumerate(generations) if generation.finish_reason == "length"]
     kept = [row for row, generation in enumerate(generations) if generation.finish_reason == "stop"]
     assert cut and kept
     assert all(batch.returns[row, batch.lengths[row] - 1].item() == pytest.approx(-7) for row in cut)
     assert all(batch.returns[row, batch.lengths[row] - 1].item() > -1.01 for row in kept)
     assert losses.length_mask(batch.lengths, 16).equal(batch.mask)
+
+
+class Given:
+    """The scores it was made with, whatever the completions."""
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        self.scores = list(scores)
+
+    def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+        return Scores(self.scores, {"rule": self.scores})
+
+
+def test_a_question_whose_scores_are_alike_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(Given([1, 1, 0, 1, 0, 0.4, 0, 0]), num_prompts=4, num_samples=2, min_spread=0.5,
+                   group_baseline=True, truncation_reward=0.0, max_new_tokens=40, whiten_advantages=False)
+    seen: list[Batch] = []
+    monkeypatch.setattr(trainer, "_update", lambda batch: seen.append(batch) or {})
+    monkeypatch.setattr(trainer, "_final", lambda scores, generations: torch.tensor(scores.total))
+    asked = [prompt for prompt in prompts(4) for _ in range(2)]
+    metrics = trainer.iterate([QUESTION] * 8, asked)
+    assert seen[0].prompts == asked[2:4] and metrics["trained_on"] == 0.25
+    assert seen[0].returns[torch.arange(2), seen[0].lengths - 1].tolist() == [-1, 1]  # less the other one's score
+    assert metrics["reward"] == pytest.approx(0.425)  # of all, not of those trained on alone
+    trainer.reward = Given([1.0] * 8)
+    assert trainer.iterate([QUESTION] * 8, asked)["trained_on"] == 1  # rather than on nothing
+
+
+def test_minibatches_are_of_like_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(Shorter(), num_prompts=33, minibatch_size=16)
+    sizes: list[int] = []
+    monkeypatch.setattr(trainer, "_critic_step", lambda batch, rows: sizes.append(len(rows)) or {})
+    train(trainer, 1)
+    assert sizes == [11, 11, 11]
+
+
+def test_a_linear_schedule_ends_at_nothing() -> None:
+    trainer = make(Shorter(), schedule="linear", num_iterations=4, learning_rate=0.4)
+    rates = []
+    for trainer.state.iteration in range(5):
+        trainer._set_rates()
+        rates.append(trainer.state.policy_optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
 
 
 def test_what_is_not_finite_stops_the_training() -> None:

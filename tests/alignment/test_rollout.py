@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.rollout import Engine, Generation, Sampling, choose_engine, make_engine
+from alignment.rollout import Engine, Generation, Sampling, make_engine
 from alignment.rollout.transformers_engine import TransformersEngine, keep_nucleus, sample
 from alignment.rollout.vllm_engine import PushError, VllmEngine
 from alignment.stage import Rollout
@@ -223,17 +223,3 @@ def test_the_nucleus_is_the_smallest_set_of_its_mass() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.3, 0.1]]).log()
     assert keep_nucleus(logits, 0.75).isfinite().tolist() == [[False, True, True, False]]
     assert keep_nucleus(logits, 0.01).isfinite().tolist() == [[False, True, False, False]]
-
-
-def test_auto_is_vllm_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_engine("auto") == "transformers"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert choose_engine("auto") == "vllm"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert choose_engine("auto") == "transformers"
-    with pytest.raises(UserError, match="not installed"):
-        choose_engine("vllm")
-    with pytest.raises(UserError, match="not one of auto"):
-        choose_engine("vlm")
