@@ -48,9 +48,9 @@ class Root:
     workers: int | None = key(None, "stages that may run side by side where neither needs the other; null = 2 where "
                                     "cores allow, 1 with a GPU", low=1)
     gates: str = key("stop", "what a closed gate does", choices=("stop", "warn"))
-    until: str | None = key(None, "run up to this stage (or several, with commas) and no further")
-    only: str | None = key(None, "run only this stage (or several); what it reads must be sealed already")
-    force: str | None = key(None, "run this stage (or several) again although it is sealed")
+    until: str | None = key(None, "run up to this stage and no further; several as 'until=\"sft,pairs\"'")
+    only: str | None = key(None, "run only this stage, or several, as above; what it reads must be sealed already")
+    force: str | None = key(None, "run this stage, or several, as above, again although it is sealed")
     dry_run: bool = key(False, "say what would run and why, and run nothing")
     quiet: bool = key(False, "no progress on the screen, only the table and what went wrong")
 
@@ -307,6 +307,10 @@ def _explain(error: Exception, overrides: Sequence[str], extra: Sequence[str]) -
     if isinstance(error, OverrideParseException):
         return (f"cannot read {error.override!r}: write KEY=VALUE, for example ppo.learning_rate=1e-4; put a value "
                 f"with spaces, commas or brackets in quotes, as in 'name=\"a b\"' ({text.splitlines()[1]})")
+    if several := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):
+        key_name, values = several.groups()
+        return (f"{key_name}={values}: a list in one value needs quotes within quotes, '{key_name}=\"{values}\"'; to "
+                "run once for each of them, add --multirun")
     missing = re.search(r"Could not find '(\w+)/([^']*)'", text)
     if isinstance(error, MissingConfigException) and missing:
         group, name = missing.groups()

@@ -184,6 +184,10 @@ class Ppo(StageConfig):
     kl_estimator: str = key("k1", "estimator of the KL in the reward (Schulman 2020)", choices=("k1", "k2", "k3"))
     entropy_coefficient: float = key(0.0, "weight of the entropy bonus", low=0)
     whiten_advantages: bool = key(True, "zero mean, unit variance over the whole batch")
+    imitation_steps: int = key(0, "optimizer steps an iteration spends on imitating the best completions so far "
+                                  "(self-imitation; Oh et al. 2018)", low=0)
+    imitation_batch_size: int = key(16, "completions per such step", low=1)
+    imitation_memory: int = key(4096, "completions remembered for that, the latest", low=1)
     max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
     eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
                           identity=False)

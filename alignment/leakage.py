@@ -1,6 +1,6 @@
 """No evaluation question in a training set: generated rows are known by their operands, real rows by their text.
 
-Reads rows as JSON from what is sealed and from files a stage names; loads no model.
+Reads the rows of what is sealed and of the files or hub datasets a stage names; loads no model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from alignment.identity import digest
 from alignment.kinds import Evaluate
 from alignment.plan import PlannedStage
+from data.files import read_tables
 from data.schema import UserError
 from data.sources import open_source
 
@@ -31,22 +32,26 @@ def check(evaluation: PlannedStage, data: Mapping[str, Any], sealed: Iterable[tu
     held_out = open_source(dict(data)).questions("test", count=config.questions_drawn, seed=data["seed"])
     marks = {mark for question in held_out for mark in question_marks(question.to_json())}
     looked_at = 0
-    for path in (path for stage, folder in sealed for path in training_files(stage, folder)):
-        for number, row in _rows(path):
-            looked_at += 1
-            if not marks.isdisjoint(question_marks(row)):
-                raise UserError(f"stage {evaluation.name}: an evaluation question is in the training set, "
-                                f"{path}:{number}. Remove the row, or draw another split with data.seed")
+    for where, row in (found for stage, folder in sealed for found in training_rows(stage, folder)):
+        looked_at += 1
+        if not marks.isdisjoint(question_marks(row)):
+            raise UserError(f"stage {evaluation.name}: an evaluation question is in the training set, {where}. Remove "
+                            "the row, or draw another split with data.seed")
     return looked_at
 
 
-def training_files(stage: PlannedStage, folder: Path) -> list[Path]:
-    """Files of rows that a stage trained on or made to be trained on: none of an evaluation or of a held-out split."""
+def training_rows(stage: PlannedStage, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of all that a stage trained on or made to be trained on: none of an evaluation or of a held-out
+    split."""
     if stage.kind.makes == "evaluation" or getattr(stage.config, "split", "train") != "train":
-        return []
+        return
+    for path in filter(Path.is_file, map(folder.joinpath, ROW_FILES)):
+        for number, row in _rows(path):
+            yield f"{path}:{number}", row
     dataset = getattr(stage.config, "dataset", None)
-    own = [Path(dataset).expanduser()] if dataset and dataset.endswith(".jsonl") else []
-    return [path for path in [*map(folder.joinpath, ROW_FILES), *own] if path.is_file()]
+    for table in read_tables(dataset) if dataset else ():
+        for number, row in enumerate(table.rows if table.split not in ("dev", "test") else (), start=1):
+            yield f"{table.name}: row {number}", row
 
 
 def normal_text(text: str) -> str:
@@ -59,10 +64,10 @@ def question_marks(row: Mapping[str, Any]) -> Iterator[str]:
     if row.get("operand_key"):
         yield f"operands {row['operand_key']}"
     prompt = row.get("prompt", row.get("messages", row.get("question")))
-    if isinstance(prompt, list):
-        prompt = next((turn.get("content") for turn in reversed(prompt) if turn.get("role") == "user"), None)
-    if isinstance(prompt, str):
-        yield f"text {digest(normal_text(prompt))}"
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    for text in (turn.get("content") for turn in turns if turn.get("role") == "user"):
+        if isinstance(text, str):
+            yield f"text {digest(normal_text(text))}"
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

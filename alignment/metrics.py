@@ -96,6 +96,8 @@ METRICS: dict[str, Metric] = {
     "kl_k3": Metric("KL of the policy to the reference per token, k3 estimator: less noisy, never negative", "nats"),
     "entropy": Metric("entropy of the policy's next token at the completions' tokens", "nats"),
     "policy_loss": Metric("clipped surrogate, mean per token, before the entropy bonus"),
+    "imitation_loss": Metric("-log-probability per token of the imitated completions, weighted by their gains", "nats",
+                             "lower"),
     "value_loss": Metric("half the squared error of the critic, clipped, mean per token", "", "lower"),
     "values": Metric("mean value the critic gave the completions' tokens before the update"),
     "explained_variance": Metric("share of the returns' variance that the critic explained before the update", "share",

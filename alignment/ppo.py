@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,15 @@ class Critic(nn.Module):
         return self.head(torch.cat([states, trust.to(states.dtype)], dim=1))[:, 0].float()
 
 
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """A completion that scored better than the mean of its rollout batch, by `gain`."""
+
+    prompt: list[int]
+    completion: list[int]
+    gain: float
+
+
 @dataclasses.dataclass
 class PpoState:
     """All that an iteration changes; with the config and the seed it is all that the next one depends on."""
@@ -69,6 +79,7 @@ class PpoState:
     critic_optimizer: torch.optim.Optimizer
     iteration: int = 0
     reward_scales: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    memory: list[Remembered] = dataclasses.field(default_factory=list)
 
 
 def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
@@ -186,6 +197,8 @@ class PpoTrainer:
                    **rollout_metrics(batch, generations, kept)}
         scored = time.perf_counter()
         metrics |= self._update(batch)
+        self._remember(prompts, generations, final)
+        metrics |= self._imitate()
         self.state.iteration += 1
         return metrics | {"seconds_generate": generated - started, "seconds_score": scored - generated,
                           "seconds_update": time.perf_counter() - scored}
@@ -327,6 +340,39 @@ class PpoTrainer:
             total += loss.detach()
         norm = self._step(self.state.critic_optimizer, "critic", total)
         return {"value_loss": total.item(), "critic_grad_norm": norm}
+
+    def _remember(self, prompts: Sequence[Sequence[int]], generations: Sequence[Generation], final: Tensor) -> None:
+        """Keeps the completions whose score is above the mean of all, and by how much: also of the questions that the
+        policy gradient learns nothing from, because all their completions are right."""
+        if self.config.imitation_steps:
+            gains = (final - final.mean()).tolist()
+            self.state.memory += [Remembered(list(prompts[row]), list(generations[row].token_ids), gain)
+                                  for row, gain in enumerate(gains) if gain > 0]
+            del self.state.memory[:-self.config.imitation_memory]
+
+    def _imitate(self) -> dict[str, float]:
+        """Self-imitation (Oh et al. 2018, arXiv:1806.05531, eq. 2): steps on -log pi(a|s) (R - V(s))+ of remembered
+        completions, drawn anew for each step; the mean loss. (R - V)+ is one number a completion, with the batch's mean
+        score in the place of V; the critic learns from rollouts alone."""
+        config, state = self.config, self.state
+        if not state.memory or state.iteration < config.critic_warmup:
+            return {}
+        drawn = random.Random(derive(self.seed, "imitation", state.iteration))
+        total = 0.0
+        for _ in range(config.imitation_steps):
+            chosen = drawn.sample(state.memory, min(config.imitation_batch_size, len(state.memory)))
+            batch = Batch.of([row.prompt for row in chosen], [row.completion for row in chosen], state.policy.device)
+            gains = torch.tensor([row.gain for row in chosen], device=batch.lengths.device)[:, None] * batch.mask
+            loss_sum = torch.zeros((), device=batch.lengths.device)
+            for rows in batch.micro_batches(range(len(chosen)), config.micro_batch_tokens):
+                with self._autocast():
+                    logprobs, _ = self._logprobs(state.policy, batch, rows)
+                loss = -(logprobs * batch.tokens(gains, rows)).sum() / gains.sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                loss_sum += loss.detach()
+            self._step(state.policy_optimizer, "policy", loss_sum)
+            total += loss_sum.item()
+        return {"imitation_loss": total / config.imitation_steps}
 
     def _step(self, optimizer: torch.optim.Optimizer, who: str, loss: Tensor) -> float:
         """Clips the gradient, steps, clears it; its norm before clipping."""

@@ -57,7 +57,7 @@ class Bootstrap:
         """
         mask = self._mask(where)
         found = self.ratio(self._rows(values) * mask, mask)
-        if found.value in (0, 1) and found.low == found.high:
+        if found.value in (0, 1) and not found.low < found.high:
             trials = len(np.unique(self.clusters[mask > 0]))
             found = dataclasses.replace(wilson(found.value * trials, trials), n=found.n)
         return found
@@ -69,7 +69,10 @@ class Bootstrap:
 
     def ratio(self, numerators: ArrayLike, denominators: ArrayLike, *,
               transform: Callable[[Array], Array] | None = None) -> Estimate:
-        """transform(sum of numerators / sum of denominators); n counts rows whose denominator is not 0."""
+        """transform(sum of numerators / sum of denominators); n counts rows whose denominator is not 0.
+
+        Rows of one cluster say nothing of how clusters differ: the limits are then nan.
+        """
         top, bottom = self._rows(numerators), self._rows(denominators)
         n = int(np.count_nonzero(bottom))
         if n == 0:
@@ -78,7 +81,7 @@ class Bootstrap:
         point = finish(np.array([top.sum() / bottom.sum()]))[0]
         sums = self.sums(bottom)  # (resamples,)
         drawn = sums > 0  # a rare subset can be absent from a resample
-        if not drawn.any():
+        if not drawn.any() or len(np.unique(self.clusters[bottom != 0])) == 1:
             return Estimate(float(point), math.nan, math.nan, n)
         samples = finish(self.sums(top)[drawn] / sums[drawn])
         low, high = percentile_interval(samples)

@@ -55,6 +55,7 @@ def test_recipes_begin_with_a_sentence_and_hold_no_default(path: Path) -> None:
     (["recipe=ppo_fin", "ppo.gamma=1.5"], "ppo.gamma=1.5: must be 0 to 1 (discount)"),
     (["recipe=ppo_fin", "ppo.num_samples=1"], "ppo.group_baseline=True: compares a question's completions, so"),
     (["recipe=ppo_fin", "ppo.num_samples=1", "ppo.group_baseline=false"], "ppo.min_spread=0.5: compares"),
+    (["recipe=ppo_fin", "until=sft,pairs"], "until=sft,pairs: a list in one value needs quotes within quotes, 'until="),
     (["recipe=ppo_fin", "sft.optimizer=moun"], "sft.optimizer=moun: not one of adamw, muon; did you mean muon?"),
     (["recipe=ppo_fin", "gates=wran"], "gates=wran: not one of stop, warn; did you mean warn?"),
     (["recipe=ppo_fin", "ppo.gamma"], "cannot read 'ppo.gamma': write KEY=VALUE"),

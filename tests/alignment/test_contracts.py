@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from alignment import contracts, leakage
@@ -121,6 +123,8 @@ def source(monkeypatch: pytest.MonkeyPatch) -> None:
     {"operand_key": "test-1", "prompt": "said otherwise"}, {"prompt": " 2  +\n2? "}, {"question": "\uff12 + 2?"},
     {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "2 + 2?"}]},
     {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]},
+    {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"},
+                  {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
 ])
 def test_a_leak_is_named_by_file_and_line(tmp_path: Path, row: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"questions\.jsonl:3"):
@@ -135,5 +139,9 @@ def test_what_is_no_leak(tmp_path: Path) -> None:
 
 
 def test_a_stages_own_file_is_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mine\.jsonl:3"):
+    with pytest.raises(UserError, match=r"mine\.jsonl: row 2"):
         leak(tmp_path, {"prompt": "2 + 2?"}, Sft(kind="sft", dataset=str(tmp_path / "mine.jsonl")), "mine.jsonl")
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["2 + 3?", "2 + 2?"], "completion": ["5", "4"]}),
+                                tmp_path / "mine.parquet")
+    with pytest.raises(UserError, match=r"mine\.parquet: row 2"):
+        leak(tmp_path, {}, Sft(kind="sft", dataset=str(tmp_path / "mine.parquet")))

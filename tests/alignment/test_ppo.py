@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from alignment import losses
 from alignment.kinds import Ppo
-from alignment.ppo import Batch, Critic, PpoTrainer, check_head, new_state
+from alignment.ppo import Batch, Critic, PpoTrainer, Remembered, check_head, new_state
 from alignment.rollout import Engine, TransformersEngine
 from alignment.stages.ppo import draw
 from data.schema import Completion, Question, UserError
@@ -204,6 +204,39 @@ def test_a_question_whose_scores_are_alike_is_not_trained_on(monkeypatch: pytest
     assert metrics["reward"] == pytest.approx(0.425)  # of all, not of those trained on alone
     trainer.reward = Given([1.0] * 8)
     assert trainer.iterate([QUESTION] * 8, asked)["trained_on"] == 1  # rather than on nothing
+
+
+def test_what_scored_above_the_mean_is_remembered_and_imitated() -> None:
+    trainer = make(Given([1, 0, 0, 1]), num_prompts=4, truncation_reward=0.0, max_new_tokens=40, imitation_steps=1,
+                   imitation_batch_size=8, imitation_memory=3, critic_warmup=0)
+    asked = prompts(4)
+    state = trainer.state
+    trainer._final = lambda scores, generations: torch.tensor(scores.total).float()  # type: ignore[method-assign]
+    trainer.iterate([QUESTION] * 4, asked)
+    assert [(row.prompt, row.gain) for row in state.memory] == [(asked[0], 0.5), (asked[3], 0.5)]
+    before = remembered_logprobs(trainer)
+    loss = trainer._imitate()["imitation_loss"]
+    assert loss == pytest.approx(-before.mean().item(), rel=1e-5)  # equal gains: the mean per token
+    assert remembered_logprobs(trainer).mean() > before.mean()
+    trainer.iterate([QUESTION] * 4, asked)
+    assert len(state.memory) == 3  # the latest
+
+
+def remembered_logprobs(trainer: PpoTrainer) -> torch.Tensor:
+    batch = Batch.of([row.prompt for row in trainer.state.memory], [row.completion for row in trainer.state.memory],
+                     torch.device("cpu"))
+    with torch.no_grad():
+        return trainer._logprobs(trainer.state.policy, batch, range(len(batch.prompts)))[0]
+
+
+def test_better_completions_are_imitated_more() -> None:
+    trainer = make(Shorter(), imitation_steps=1)
+    texts = [[5, 6, 2], [7, 8, 9, 2]]
+    trainer.state.iteration = 1
+    trainer.state.memory = [Remembered([4, 5], text, gain) for text, gain in zip(texts, (0.1, 0.9), strict=True)]
+    logprobs = remembered_logprobs(trainer)
+    expected = -(0.1 * logprobs[:3].sum() + 0.9 * logprobs[3:].sum()) / (0.1 * 3 + 0.9 * 4)
+    assert trainer._imitate()["imitation_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_minibatches_are_of_like_size(monkeypatch: pytest.MonkeyPatch) -> None:

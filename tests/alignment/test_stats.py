@@ -1,5 +1,6 @@
 """Intervals against closed forms and slow twins."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -112,6 +113,13 @@ def test_a_share_of_0_or_1_still_has_a_width():
     assert nothing.n == 40
     same = boot.difference(np.ones(40), np.ones(40))
     assert (same.low, same.high) == (0, 0)
+
+
+def test_one_cluster_has_no_interval_but_a_share_of_0_or_1():
+    one = stats.Bootstrap(["a"] * 4)
+    assert math.isnan(one.mean([0.2, 0.4, 0.6, 0.8]).low) and one.mean([0.2, 0.4, 0.6, 0.8]).value == pytest.approx(0.5)
+    assert one.mean([1, 1, 1, 1]) == dataclasses.replace(stats.wilson(1, 1), n=4)
+    assert math.isnan(stats.Bootstrap(["a", "a", "b"]).mean([1, 0, 1], where=[1, 1, 0]).high)
 
 
 def test_nothing_to_estimate():
