@@ -61,6 +61,7 @@ class Controller:
         self._running: dict[str, Running] = {}
         self._waiting: set[str] = set()  # stages another run is making
         self._warm: dict[str, Child] = {}  # the next stage's process, loading its libraries
+        self._unsealed_logs: dict[str, list[dict[str, Any]]] = {}  # of stages that did not come to an artifact
         self._exit = DONE
         self._environment = pinning.environment(threads=self._config.root.threads,
                                                 portable=self._config.root.portable,
@@ -247,6 +248,7 @@ class Controller:
             except (UserError, StoreError) as error:
                 running.error = (False, str(error))
         running.lock.release()
+        self._unsealed_logs[node.name] = running.log
         user, text = running.error or (False, f"it {ended_by(code)}")
         self._fail(node, text, user=user, seconds=seconds)
 
@@ -329,9 +331,10 @@ class Controller:
 
     def _close_run_folder(self) -> None:
         """The last word: metrics of all stages in the chain's order, and the manifest."""
+        self._unsealed_logs |= {name: running.log for name, running in self._running.items()}
         logs = [(self._sealed[node.name].path / LOG).read_text(encoding="utf-8") if node.name in self._sealed
-                else "".join(json.dumps(line) + "\n" for line in self._running[node.name].log)
-                if node.name in self._running else "" for node in self._prepared.nodes]
+                else "".join(json.dumps(line) + "\n" for line in self._unsealed_logs.get(node.name, []))
+                for node in self._prepared.nodes]
         write_text(self._run_dir / LOG, "".join(logs))
         status = {DONE: "done", FAILED: "failed", USER_ERROR: "failed", INTERRUPTED: "interrupted"}[self._exit]
         if self.record.content.pop("closed", None):

@@ -111,6 +111,8 @@ def test_failures_name_the_stage_and_go_on_later(chain: Chain) -> None:
     assert failed.manifest["status"] == "failed"
     assert failed.manifest["stages"]["sft"]["error"] == "RuntimeError: it broke"
     assert failed.started == ["pretrain", "sft"]
+    log = (chain.root / "runs" / "sft_fin" / "seed1" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in log] == ["pretrain", "sft"]  # its curve up to the failure
     assert chain.run(recipe="sft_fin", sft="user error").code == 2
     killed = chain.run(recipe="sft_fin", sft="killed")
     assert killed.code == 1 and "SIGKILL" in killed.said
