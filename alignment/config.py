@@ -49,8 +49,12 @@ class Root:
                                     "cores allow, 1 with a GPU", low=1)
     gates: str = key("stop", "what a closed gate does", choices=("stop", "warn"))
     until: str | None = key(None, "run up to this stage and no further; several as 'until=\"sft,pairs\"'")
+    from_stage: str | None = key(None, "run this stage, or several, as above, and what hangs on it; all before must be "
+                                       "sealed already", spelled="from")
     only: str | None = key(None, "run only this stage, or several, as above; what it reads must be sealed already")
     force: str | None = key(None, "run this stage, or several, as above, again although it is sealed")
+    accept_code_change: str | None = key(None, "reuse the artifact of this stage, or of several, as above, although "
+                                               "its code has changed; the run's record says so")
     dry_run: bool = key(False, "say what would run and why, and run nothing")
     quiet: bool = key(False, "no progress on the screen, only the table and what went wrong")
 
@@ -152,9 +156,15 @@ def search_path_override(config_dirs: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join('file://' + str(Path(d).resolve()) for d in config_dirs)}]"]
 
 
+def respelled(overrides: Sequence[str]) -> list[str]:
+    """Overrides with keys as fields are named: `from`, a Python keyword, cannot be one."""
+    return [re.sub(r"^(\+*)from=", r"\1from_stage=", override) for override in overrides]
+
+
 def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunConfig:
     """The run a command line asks for. Raises UserError."""
     register()
+    overrides = respelled(overrides)
     extra = search_path_override(config_dirs)
     with initialize_config_dir(str(RECIPES), version_base="1.3"):
         try:

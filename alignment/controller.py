@@ -23,7 +23,7 @@ from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
 from alignment.pinning import CORES
 from alignment.plan import BASE
-from alignment.prepare import Node, Prepared, check_code, check_only, expected_seconds, needs_network
+from alignment.prepare import Node, Prepared, check_allowed, check_code, expected_seconds, needs_network
 from alignment.record import RunRecord
 from alignment.store import LOG, MANIFEST, Artifact, Lock, StoreError, write_text
 from data.schema import UserError
@@ -78,7 +78,7 @@ class Controller:
 
     def run(self) -> int:
         """Runs to the end, a closed gate, a failure or an interrupt; the exit code. Never leaves a stage running."""
-        check_only(self._prepared)
+        check_allowed(self._prepared)
         self._open_run_folder()
         self._display.planned(expected_seconds(self._prepared, TYPICAL_SECONDS))
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -294,6 +294,11 @@ class Controller:
                           notes=artifact.manifest["notes"], adopted=artifact.manifest["adopted"],
                           output_sha256=artifact.output_sha256, files=artifact.manifest["files"],
                           artifact=os.path.relpath(artifact.path, self._run_dir))
+        accepted = self._prepared.node(node.name).accepted
+        if accepted:
+            self.record.stage(node.name, accepted_code_change=accepted)
+            self._display.say(f"stage {node.name}: reused although its code has changed ({len(accepted)} of its "
+                              "modules)")
         self.record.write()
         conditions = [] if node.stage.adopted else node.stage.config.require  # what is adopted reports no metrics
         for gate in gates.check(node.name, conditions, artifact.metrics):

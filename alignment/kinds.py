@@ -12,9 +12,10 @@ from typing import Any
 
 
 def key(default: Any, help: str, *, low: float | None = None, high: float | None = None,
-        choices: tuple[Any, ...] = (), identity: bool = True) -> Any:
-    """A config key. `low`/`high` are inclusive limits; `identity=False` marks a key that cannot change the result."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "identity": identity}
+        choices: tuple[Any, ...] = (), identity: bool = True, spelled: str | None = None) -> Any:
+    """A config key. `low`/`high` are inclusive limits; `identity=False` marks a key that cannot change the result;
+    `spelled` is the user's name for it where that is no name in Python."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "identity": identity, "spelled": spelled}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

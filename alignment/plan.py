@@ -159,6 +159,16 @@ def chosen(stages: list[PlannedStage], *, until: str | None, only: str | None) -
     return [stage for stage in stages if stage.name in kept]
 
 
+def allowed(stages: list[PlannedStage], *, only: str | None, start: str | None) -> set[str]:
+    """The stages that `only=` or `from=` lets run; the others must be sealed. Empty = every one."""
+    if only and start:
+        raise UserError(f"only={only} and from={start}: give one of them")
+    if start:
+        names = named_stages(stages, start, key="from")
+        return names | dependents(stages, names)
+    return named_stages(stages, only, key="only")
+
+
 def named_stages(stages: list[PlannedStage], text: str | None, *, key: str) -> set[str]:
     """The stages a comma-separated list names."""
     names = {part.strip() for part in (text or "").split(",") if part.strip()}

@@ -32,6 +32,7 @@ class Node:
     seed: int
     parts: Parts
     identity: str
+    accepted: list[str] = dataclasses.field(default_factory=list)  # changes of code since it was made, let pass
 
     @property
     def name(self) -> str:
@@ -49,7 +50,7 @@ class Prepared:
     data_files: dict[str, str]  # name -> sha256
     rollout: dict[str, Any]  # the engine resolved
     forced: set[str]
-    only: set[str]  # empty = every node may run
+    allowed: set[str]  # empty = every node may run
     code_of: Callable[[str], Code]  # kind -> its code as it is now
 
     def node(self, name: str) -> Node:
@@ -60,8 +61,11 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     """Orders the stages and gives each its seed and identity. Raises UserError for all that can be known wrong now."""
     stages = plan.order(config.stages)
     forced = plan.named_stages(stages, config.root.force, key="force")
-    only = plan.named_stages(stages, config.root.only, key="only")
+    allowed = plan.allowed(stages, only=config.root.only, start=config.root.from_stage)
+    accepting = plan.named_stages(stages, config.root.accept_code_change, key="accept_code_change")
     stages = plan.chosen(stages, until=config.root.until, only=config.root.only)
+    if both := sorted(forced & accepting):
+        raise UserError(f"force={both[0]} and accept_code_change={both[0]}: one makes it again, the other does not")
     store = Store(Path(config.root.runs_dir))
     base_model = None
     if any(BASE in stage.inputs.values() for stage in stages):
@@ -81,13 +85,37 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
             data=config.data.source_config(), data_files=data_files, rollout=rollout,
             exactness=exactness, code=({}, frozenset()) if stage.adopted
             else code_of(stage.config.kind))
-        identities[stage.name] = identity.digest(parts)
-        nodes.append(Node(stage, seed, parts, identities[stage.name]))
-    return Prepared(config, store, nodes, base_model, data_files, rollout, forced, only, code_of)
+        node = Node(stage, seed, parts, identity.digest(parts))
+        if stage.name in accepting:
+            node = accept_code_change(node, store)
+        identities[stage.name] = node.identity
+        nodes.append(node)
+    return Prepared(config, store, nodes, base_model, data_files, rollout, forced, allowed, code_of)
+
+
+def accept_code_change(node: Node, store: Store) -> Node:
+    """The node as the artifact that other code made of the same config, inputs and data, where there is one."""
+    kind = node.stage.config.kind
+    if store.get(kind, node.identity) is not None:
+        return node
+    made = [artifact for artifact in store.artifacts()
+            if (artifact.manifest["stage"], artifact.manifest["kind"]) == (node.name, kind)]
+    for artifact in reversed(made):
+        parts = artifact.manifest["parts"]
+        if parts | {"code": None} == node.parts | {"code": None}:
+            return dataclasses.replace(node, identity=artifact.identity, parts=parts,
+                                       accepted=identity.differences(parts, node.parts))
+    why = "it was never run"
+    if made:
+        changes = identity.differences(made[-1].manifest["parts"], node.parts)
+        why = "; ".join([change for change in changes if not change.startswith("module ")][:3])
+    raise UserError(f"accept_code_change={node.name}: no sealed artifact of this stage differs in code alone ({why})")
 
 
 def check_code(prepared: Prepared, node: Node) -> None:
     """The code a stage is about to load is the code its identity was made from; a long run meets edits."""
+    if node.accepted:
+        raise UserError("its artifact, accepted although the code has changed, is gone; leave accept_code_change out")
     if not node.stage.adopted:
         now = prepared.code_of(node.stage.config.kind)[0]
         changed = identity.differences({"code": node.parts["code"]}, {"code": now})
@@ -135,19 +163,27 @@ def explain(prepared: Prepared) -> str:
         sealed = prepared.store.get(node.stage.config.kind, node.identity)
         if sealed is not None and node.name not in prepared.forced:
             lines.append(f"  {node.name}: reused ({sealed.path.name})")
+            lines += [f"      accepted: {change}" for change in node.accepted]
             continue
-        if prepared.only and node.name not in prepared.only:
-            lines.append(f"  {node.name}: must run first, but only={prepared.config.root.only}")
+        if prepared.allowed and node.name not in prepared.allowed:
+            lines.append(f"  {node.name}: must run first, but {limit(prepared)}")
             continue
         lines.append(f"  {node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
         lines += [f"      {reason}" for reason in reasons(prepared, node)]
     return "\n".join(lines)
 
 
-def check_only(prepared: Prepared) -> None:
-    """With `only=`, everything else that is needed must be sealed."""
+def limit(prepared: Prepared) -> str:
+    """What the user said of which stages may run."""
+    root = prepared.config.root
+    return f"only={root.only}" if root.only else f"from={root.from_stage}"
+
+
+def check_allowed(prepared: Prepared) -> None:
+    """With `only=` or `from=`, everything else that is needed must be sealed."""
     for node in prepared.nodes:
-        if prepared.only and node.name not in prepared.only and (
+        if prepared.allowed and node.name not in prepared.allowed and (
                 prepared.store.get(node.stage.config.kind, node.identity) is None):
-            raise UserError(f"only={prepared.config.root.only}: stage {node.name} has to run first "
-                            f"({'; '.join(reasons(prepared, node)[:3])}). Leave `only` out, or use until=")
+            key_name = limit(prepared).partition("=")[0]
+            raise UserError(f"{limit(prepared)}: stage {node.name} has to run first "
+                            f"({'; '.join(reasons(prepared, node)[:3])}). Leave `{key_name}` out, or use until=")

@@ -70,6 +70,7 @@ def write_report(run_dir: Path) -> Path | None:
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
     """Hydra's multirun: one job for each combination of values given with commas, by Hydra's launcher."""
     codes: list[int] = []
+    overrides = configs.respelled(overrides)
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except OverrideParseException as error:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import importlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,29 @@ class Store:
         found = [read_artifact(path.parent) for path in self.root.glob(f"*/{MANIFEST}")]
         yield from sorted((artifact for artifact in found if artifact), key=lambda a: float(a.manifest["created"]))
 
+    def busy(self) -> bool:
+        """Whether a run is making an artifact."""
+        for path in (self.root / ".locks").glob("*.lock"):
+            lock = Lock(path)
+            free = lock.acquire()
+            lock.release()
+            if not free:
+                return True
+        return False
+
+    def unfinished(self) -> list[Path]:
+        """Folders of artifacts that were begun and not sealed; the same command goes on from what is in them."""
+        return sorted(path for path in (self.root / ".work").glob("*") if path.is_dir())
+
+    def remove(self, folder: Path) -> None:
+        """Deletes an artifact or an unfinished one: gone in one step, whatever interrupts."""
+        trash = self.root / ".work" / f".removed-{folder.name}"
+        shutil.rmtree(trash, ignore_errors=True)
+        trash.parent.mkdir(exist_ok=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)
+        (self.root / ".locks" / f"{folder.name}.lock").unlink(missing_ok=True)
+
     def last(self, stage: str, kind: str) -> Artifact | None:
         """The artifact last sealed for a stage of this name and kind."""
         named = [a for a in self.artifacts() if a.manifest["stage"] == stage and a.manifest["kind"] == kind]
@@ -203,3 +228,7 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+if __name__ == "__main__":
+    sys.exit(importlib.import_module("alignment.storekeeper").main())

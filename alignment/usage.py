@@ -67,7 +67,8 @@ def keys(cls: type, *, without: type | None = None) -> list[str]:
         if field.name not in known and field.name != "kind":
             choices = " | ".join(map(str, field.metadata.get("choices", ())))
             meaning = field.metadata["help"] + (f" ({choices})" if choices else "")
-            lines.append(_line(f"{field.name}={_default(field)}", meaning))
+            name = field.metadata["spelled"] or field.name
+            lines.append(_line(f"{name}={_default(field)}", meaning))
     return lines
 
 

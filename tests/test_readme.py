@@ -26,7 +26,9 @@ def test_every_recipe_is_told() -> None:
 
 @pytest.mark.parametrize("line", [run for run in RUNS if "--" not in run], ids=lambda line: line.strip())
 def test_every_command_composes(line: str, tmp_path: Path) -> None:
-    overrides = [part.replace("tatqa_dataset_dev.json", str(tmp_path / "a.json")) for part in shlex.split(line)]
+    (tmp_path / "mine").mkdir()
+    named = {"tatqa_dataset_dev.json": tmp_path / "a.json", "adopt=FOLDER": f"adopt={tmp_path / 'mine'}"}
+    overrides = [re.sub("|".join(named), lambda found: str(named[found[0]]), part) for part in shlex.split(line)]
     assert load([*overrides, f"runs_dir={tmp_path}"]).stages
 
 

@@ -167,6 +167,39 @@ def test_until_only_and_force(chain: Chain) -> None:
         chain.run("until=stf")
 
 
+def test_from_runs_a_stage_and_what_hangs_on_it_and_nothing_before(chain: Chain) -> None:
+    with pytest.raises(UserError, match=r"from=judge: stage pretrain has to run first \(never run\)"):
+        chain.run("from=judge")
+    chain.run("until=sample")
+    assert chain.run("from=judge", "until=pairs").started == ["judge", "pairs"]
+    with pytest.raises(UserError, match=r"stage sft has to run first .*num_examples"):
+        chain.run("from=judge", "sft.num_examples=7")
+    with pytest.raises(UserError, match="only=sft and from=judge: give one of them"):
+        chain.run("from=judge", "only=sft")
+    with pytest.raises(UserError, match="did you mean judge"):
+        chain.run("from=jugde")
+
+
+def test_a_code_change_can_be_accepted_stage_by_stage_and_is_recorded(chain: Chain) -> None:
+    chain.run("until=sample")
+    chain.code["alignment.stages.any"] = "2" * 16
+    accepting = "accept_code_change='pretrain,sft'"
+    assert "accepted: module alignment.stages.any: 11111111 -> 22222222" in explain(chain.prepare(accepting))
+    outcome = chain.run(accepting, "until=sample")
+    assert outcome.started == ["sample"]
+    stages = outcome.manifest["stages"]
+    assert stages["sft"]["accepted_code_change"] == ["module alignment.stages.any: 11111111 -> 22222222"]
+    assert "accepted_code_change" not in stages["sample"]
+    assert "stage sft: reused although its code has changed (1 of its modules)" in outcome.said
+    assert chain.run(accepting, "until=sample").started == []
+    with pytest.raises(UserError, match=r"differs in code alone .*config.num_examples"):
+        chain.run("accept_code_change='pretrain,sft'", "sft.num_examples=7")
+    with pytest.raises(UserError, match=r"accept_code_change=judge: .*never run"):
+        chain.run("accept_code_change='pretrain,sft,sample,judge'")
+    with pytest.raises(UserError, match="one makes it again"):
+        chain.run("accept_code_change=pretrain", "force=pretrain")
+
+
 def test_a_sealed_file_that_changed_is_refused(chain: Chain) -> None:
     outcome = chain.run("until=sft")
     (outcome.run_dir / "stages/sft/model.safetensors").write_text("x")
