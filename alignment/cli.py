@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from alignment import repro, run, storekeeper
+from alignment import chat, repro, run, storekeeper
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (run.main, "run a recipe's chain"),
     "repro": (repro.main, "check what a run left"),
+    "chat": (chat.main, "talk to a model, or put models side by side"),
     "store": (storekeeper.main, "what the store holds, what may go, and why a stage runs again"),
 }
 
