@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 STAGE_COMMAND = (sys.executable, "-m", "alignment.stage", "--attached")
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 20.0
 
 
 @dataclasses.dataclass

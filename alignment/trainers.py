@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import signal
+import sys
 import time
+import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,6 +114,20 @@ class _Progress(TrainerCallback):
             self.stage.progress(state.global_step, state.max_steps)
 
 
+class _StopWhenAsked(TrainerCallback):
+    """On SIGTERM: a checkpoint at the end of the step, and no further step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, number: int, frame: types.FrameType | None) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
 class StageTrainer(Trainer):
     """The mixin: name it before the TRL trainer, `class MyTrainer(StageTrainer, DPOTrainer)`."""
 
@@ -132,7 +149,8 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def run(self) -> None:
-        """Trains, from the last complete checkpoint where a restart left one."""
+        """Trains, from the last complete checkpoint where a restart left one. SystemExit after SIGTERM, which leaves a
+        checkpoint of the step it came in."""
         folder = self.stage.scratch / CHECKPOINTS
         complete = complete_checkpoints(folder)
         if self.is_world_process_zero():
@@ -140,7 +158,15 @@ class StageTrainer(Trainer):
                 shutil.rmtree(broken)
         if complete and self.memory is not None:
             self.memory.load(complete[-1])
-        self.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+        stop = _StopWhenAsked()
+        self.add_callback(stop)
+        before = signal.signal(signal.SIGTERM, stop.ask)
+        try:
+            self.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if stop.asked and self.state.global_step < self.state.max_steps:
+            sys.exit(128 + signal.SIGTERM)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card each time

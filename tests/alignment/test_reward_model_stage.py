@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import alignment.kinds
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
 from alignment.stage import Rollout, Stage
 from alignment.stages import reward_model
-from alignment.trainers import training_arguments
+from alignment.trainers import CHECKPOINTS, complete_checkpoints, training_arguments
 from data.rows import write_rows
 from data.schema import PreferencePair, UserError
 from data.tokenizer import build_tokenizer
@@ -135,6 +137,30 @@ def test_resumed_equals_uninterrupted(base: Path, tmp_path: Path) -> None:
     second = make_trainer(stage, base)
     second.run()
     assert [row["step"] for row in told(stage, "metrics")] == [1, 2, 3, 4, 4, 5]
+    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_sigterm_leaves_a_checkpoint_of_its_step(base: Path, tmp_path: Path) -> None:
+    whole = make_trainer(make_stage(tmp_path / "whole", base, max_steps=5), base)
+    whole.run()
+    stage = make_stage(tmp_path / "resumed", base, max_steps=5, save_every=100)
+    first = make_trainer(stage, base)
+    step, handler = first.training_step, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Tensor:
+        if first.state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    first.training_step = interrupted
+    with pytest.raises(SystemExit):
+        first.run()
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert [path.name for path in complete_checkpoints(stage.scratch / CHECKPOINTS)] == ["checkpoint-3"]
+    second = make_trainer(stage, base)
+    second.run()
+    assert [row["step"] for row in told(stage, "metrics")] == [1, 2, 3, 4, 5]
     for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
