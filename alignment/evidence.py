@@ -3,6 +3,7 @@
     python -m alignment.evidence runs/evidence/seed0 runs/evidence/seed1 ... --out docs/results.json
     python -m alignment.evidence --results docs/results.json --markdown            # the README's tables on stdout
     python -m alignment.evidence --results docs/results.json --readme README.md    # put between its markers
+    python -m alignment.evidence runs/evidence/seed4 --onto docs/results.json --out docs/results.json   # one seed more
 
 A number is the mean over seeds with Student's t interval over seeds, beside each seed's own value and bootstrap
 interval. Runs that are not comparable (another recipe, scale, question set, package version) are refused.
@@ -17,12 +18,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from alignment.identity import digest
 from alignment.metrics import Metric, documented
 from alignment.run_folder import Run, read_run
 from alignment.stats import over_seeds
 from data.schema import UserError
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+FACTS = ("recipe", "scale", "packages", "exactness", "settings", "code", "config", "question set", "stages",
+         "evaluated")
+OWN_KEYS = ("seed", "name", "runs_dir", "workers", "quiet", "dry_run", "until", "only", "from_stage", "force",
+            "accept_code_change")  # a run's keys that cannot change what its stages make
 SECTIONS = ("policies", "differences", "reward_models")
 POLICY_COLUMNS = ("greedy", "sampled", "pass_at_4", "bits_per_byte", "drills")
 REWARD_COLUMNS = ("accuracy", "likelihood_accuracy", "length_accuracy", "over_likelihood", "over_length",
@@ -36,9 +44,8 @@ def aggregate(folders: Sequence[Path]) -> dict[str, Any]:
     reports = [the_evaluation(run) for run in runs]
     first = runs[0].record
     return {
-        "recipe": first["recipe"], "scale": first["scale"], "seeds": [seed_of(run) for run in runs],
-        "questions": reports[0]["questions"], "settings": reports[0]["settings"],
-        "machine": first["machine"], "packages": first["packages"], "exactness": first.get("exactness", {}),
+        **{name: facts(runs[0])[name] for name in FACTS}, "seeds": [seed_of(run) for run in runs],
+        "questions": reports[0]["questions"], "machines": [run.record["machine"] for run in runs],
         "seconds": {"chain": [round(chain_seconds(run), 1) for run in runs],
                     "stages": {name: [round(float(run.record["stages"][name]["seconds"]), 1) for run in runs]
                                for name in first["stages"]}},
@@ -48,12 +55,39 @@ def aggregate(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of both, seeds in order. Raises UserError where they are not comparable or share a seed."""
+    for name in FACTS:
+        if earlier.get(name) != later[name]:
+            raise UserError(f"the earlier results and these runs differ in their {name}, so that they cannot be "
+                            "brought together")
+    seeds = [*earlier["seeds"], *later["seeds"]]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"the earlier results and these runs share a seed: {earlier['seeds']} and {later['seeds']}")
+    order = sorted(range(len(seeds)), key=seeds.__getitem__)
+
+    def both(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+        return [[*one, *other][place] for place in order]
+
+    seconds = {side: results["seconds"] for side, results in (("one", earlier), ("other", later))}
+    return {
+        **{name: later[name] for name in FACTS}, "seeds": sorted(seeds), "questions": later["questions"],
+        "machines": both(earlier["machines"], later["machines"]),
+        "seconds": {"chain": both(seconds["one"]["chain"], seconds["other"]["chain"]),
+                    "stages": {name: both(seconds["one"]["stages"][name], taken)
+                               for name, taken in seconds["other"]["stages"].items()}},
+        **{section: {name: {metric: over_runs(both(earlier[section][name][metric]["seeds"], found["seeds"]))
+                            for metric, found in row.items()} for name, row in later[section].items()}
+           for section in SECTIONS},
+    }
+
+
 def over_runs(estimates: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """One metric over seeds."""
-    whole = over_seeds([estimate["value"] for estimate in estimates])
-    return {"mean": round(whole.value, 6), "low": rounded(whole.low), "high": rounded(whole.high),
-            "seeds": [{end: rounded(estimate[end]) for end in ("value", "low", "high")} | {"n": int(estimate["n"])}
-                      for estimate in estimates]}
+    rows = [{end: rounded(estimate[end]) for end in ("value", "low", "high")} | {"n": int(estimate["n"])}
+            for estimate in estimates]
+    whole = over_seeds([row["value"] for row in rows])
+    return {"mean": round(whole.value, 6), "low": rounded(whole.low), "high": rounded(whole.high), "seeds": rows}
 
 
 def rounded(value: float | None) -> float | None:
@@ -85,24 +119,29 @@ def the_evaluation(run: Run) -> dict[str, Any]:
     return next(iter(run.evaluations.values()))
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Raises UserError where the runs differ in anything but their seed."""
-    def facts(run: Run) -> dict[str, Any]:
-        report = the_evaluation(run)
-        return {"status": run.record.get("status"), "recipe": run.record["recipe"], "scale": run.record["scale"],
-                "packages": run.record["packages"], "code": run.record.get("code"),
-                "stages": sorted(run.record["stages"]), "questions": sorted(run.questions),
-                "settings": report["settings"], **{section: sorted(report[section]) for section in SECTIONS}}
+def facts(run: Run) -> dict[str, Any]:
+    """What runs must share to be brought together; long parts as hashes."""
+    report, record = the_evaluation(run), run.record
+    config = yaml.safe_load(run.config) or {}
+    return {"recipe": record["recipe"], "scale": record["scale"], "packages": record["packages"],
+            "exactness": record.get("exactness", {}), "settings": report["settings"],
+            "code": digest(record.get("code")),
+            "config": digest({name: value for name, value in config.items() if name not in OWN_KEYS}),
+            "question set": digest(sorted(run.questions)),
+            "stages": sorted(record["stages"]), "evaluated": {section: sorted(report[section]) for section in SECTIONS}}
 
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raises UserError where a run is not done, or the runs differ in anything but their seed."""
     if not runs:
         raise UserError("no run is given; name the folders of the runs, for example runs/evidence/seed*")
     seeds = [seed_of(run) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"two runs have the same root seed ({seeds}); evidence over seeds needs different ones")
     wanted = facts(runs[0])
-    if wanted["status"] != "done":
-        raise UserError(f"{runs[0].folder} is not done (status {wanted['status']})")
-    for run in runs[1:]:
+    for run in runs:
+        if run.record.get("status") != "done":
+            raise UserError(f"{run.folder} is not done (status {run.record.get('status')})")
         for name, value in facts(run).items():
             if value != wanted[name]:
                 raise UserError(f"{run.folder} and {runs[0].folder} differ in their {name}, so that their results "
@@ -117,6 +156,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     questions, seeds = results["questions"], results["seeds"]
     minutes = [seconds / 60 for seconds in results["seconds"]["chain"]]
     engine = results["settings"]["engine"]
+    machines = " and ".join(dict.fromkeys(f"{machine['processor']}, {machine['cores']} cores"
+                                          for machine in results["machines"]))
     return "\n".join([
         f"Recipe `{results['recipe']}`, {len(seeds)} seeds, {questions['n']} held-out questions "
         f"({questions['clusters']} distinct sets of operands). Mean over seeds with the 95% interval over seeds.", "",
@@ -125,7 +166,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "(bootstrap over sets of operands) lies above 0.", "",
         *difference_table(results), "",
         *reward_table(results),
-        f"Measured on {results['machine']['processor']}, {results['machine']['cores']} cores, engine {engine}, "
+        f"Measured on {machines}, engine {engine}, "
         f"{min(minutes):.1f} to {max(minutes):.1f} minutes a seed for all stages.",
     ])
 
@@ -210,12 +251,17 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs of one recipe, one per seed")
     parser.add_argument("--out", type=Path, help="write results.json here")
     parser.add_argument("--results", type=Path, help="read this results.json instead of runs")
+    parser.add_argument("--onto", type=Path, help="add the runs to the seeds of this results.json")
     parser.add_argument("--markdown", action="store_true", help="print the README's tables")
     parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file")
     asked = parser.parse_args(argv)
     if bool(asked.runs) == bool(asked.results):
         raise UserError("name either the folders of runs or --results, a file that was made of them")
+    if asked.onto and not asked.runs:
+        raise UserError("--onto: name the folders of the runs to add")
     results = aggregate(asked.runs) if asked.runs else json.loads(asked.results.read_text(encoding="utf-8"))
+    if asked.onto:
+        results = joined(json.loads(asked.onto.read_text(encoding="utf-8")), results)
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

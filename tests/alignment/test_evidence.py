@@ -36,6 +36,7 @@ def changed(run, folder, **facts):
     """A copy of a run whose run.json says something else."""
     folder.mkdir()
     (folder / "stages").symlink_to(run / "stages")
+    (folder / "config.yaml").write_text((run / "config.yaml").read_text())
     (folder / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | facts))
     return folder
 
@@ -58,7 +59,7 @@ def test_everything_evaluated_is_brought_together(runs, results):
     assert {"accuracy", "over_likelihood", "best_of_gain"} <= set(results["reward_models"]["reward_model"])
     assert "by_kind" not in results["policies"]["ppo"]
     assert results["seeds"] == [0, 1, 2] and results["seconds"]["stages"]["sft"] == [12.5] * 3
-    assert results["machine"]["processor"] == "A Processor" and results["packages"]["torch"] == "2.13.0"
+    assert results["machines"][2]["processor"] == "A Processor" and results["packages"]["torch"] == "2.13.0"
     assert results["seconds"]["chain"] == [90.0] * 3
     json.dumps(results, allow_nan=False)
 
@@ -75,10 +76,25 @@ def test_one_seed_has_no_interval_over_seeds(runs):
 @pytest.mark.parametrize(("facts", "message"), [
     ({"seeds": {"root": 0, "stages": {}}}, "same root seed"), ({"recipe": "dpo_fin"}, "differ in their recipe"),
     ({"scale": "tiny"}, "differ in their scale"), ({"packages": {"torch": "2.12.0"}}, "differ in their packages"),
-    ({"code": {"alignment.stats": "00"}}, "differ in their code"), ({"status": "failed"}, "differ in their status")])
+    ({"code": {"alignment.stats": "00"}}, "differ in their code"), ({"status": "failed"}, "is not done"),
+    ({"exactness": {"threads": 9}}, "differ in their exactness")])
 def test_runs_that_are_not_comparable(tmp_path, runs, facts, message):
     with pytest.raises(UserError, match=message):
         evidence.aggregate([runs[0], changed(runs[1], tmp_path / "other", **facts)])
+
+
+def test_seeds_measured_at_another_time_are_joined(tmp_path, runs, results, capsys):
+    out = tmp_path / "results.json"
+    assert evidence.main([str(runs[0]), str(runs[2]), "--out", str(out)]) == 0
+    assert evidence.main([str(runs[1]), "--onto", str(out), "--out", str(out)]) == 0
+    assert json.loads(out.read_text()) == json.loads(json.dumps(results))
+    assert evidence.main([str(runs[1]), "--onto", str(out), "--out", str(out)]) == 2
+    assert "share a seed: [0, 1, 2] and [1]" in capsys.readouterr().err
+    other = changed(fake_run(tmp_path / "run", seed=7), tmp_path / "other", packages={"torch": "2.12.0"})
+    assert evidence.main([str(other), "--onto", str(out), "--out", str(out)]) == 2
+    assert "differ in their packages" in capsys.readouterr().err
+    assert json.loads(out.read_text())["seeds"] == [0, 1, 2]
+    assert evidence.main(["--results", str(out), "--onto", str(out)]) == 2
 
 
 def test_runs_without_a_finished_evaluation(tmp_path, runs):
