@@ -86,7 +86,7 @@ def over_runs(estimates: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """One metric over seeds."""
     rows = [{end: rounded(estimate[end]) for end in ("value", "low", "high")} | {"n": int(estimate["n"])}
             for estimate in estimates]
-    whole = over_seeds([row["value"] for row in rows])
+    whole = over_seeds([round(estimate["value"], 6) for estimate in estimates])
     return {"mean": round(whole.value, 6), "low": rounded(whole.low), "high": rounded(whole.high), "seeds": rows}
 
 
