@@ -156,6 +156,20 @@ def search_path_override(config_dirs: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join('file://' + str(Path(d).resolve()) for d in config_dirs)}]"]
 
 
+def _check_mapping(path: Path) -> None:
+    """A user's recipe or group file, where there is one, must say keys and values: Hydra takes a list for nothing."""
+    if path.is_file() and not isinstance(parse_yaml(path), dict | None):
+        raise UserError(f"{path}: must hold keys and values, `stage: {{key: value}}`, at its top")
+
+
+def parse_yaml(path: Path) -> Any:
+    """The file's content. Raises UserError where it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: a recipe or group file is not readable YAML: {_first_line(error)}") from None
+
+
 def respelled(overrides: Sequence[str]) -> list[str]:
     """Overrides with keys as fields are named: `from`, a Python keyword, cannot be one."""
     return [re.sub(r"^(\+*)from=", r"\1from_stage=", override) for override in overrides]
@@ -166,6 +180,9 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunCon
     register()
     overrides = respelled(overrides)
     extra = search_path_override(config_dirs)
+    for folder in config_dirs:
+        for override in overrides:
+            _check_mapping(Path(folder) / f"{override.replace('=', '/')}.yaml")
     with initialize_config_dir(str(RECIPES), version_base="1.3"):
         try:
             composed = compose(PRIMARY, overrides=[*overrides, *extra], return_hydra_config=True)

@@ -23,7 +23,7 @@ from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
 from alignment.pinning import CORES
 from alignment.plan import BASE
-from alignment.prepare import Node, Prepared, check_allowed, check_code, expected_seconds, needs_network
+from alignment.prepare import Node, Prepared, check_allowed, check_code, check_ready, expected_seconds, needs_network
 from alignment.record import RunRecord
 from alignment.store import LOG, MANIFEST, Artifact, Lock, StoreError, write_text
 from data.schema import UserError
@@ -79,6 +79,7 @@ class Controller:
     def run(self) -> int:
         """Runs to the end, a closed gate, a failure or an interrupt; the exit code. Never leaves a stage running."""
         check_allowed(self._prepared)
+        check_ready(self._prepared)
         self._open_run_folder()
         self._display.planned(expected_seconds(self._prepared, TYPICAL_SECONDS))
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

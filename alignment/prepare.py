@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignment import identity, pinning, plan
+from alignment import contracts, identity, pinning, plan
 from alignment.config import RunConfig, rollout_engine
 from alignment.identity import Parts
+from alignment.kinds import Pairs, Pretrain, Sft
 from alignment.origin import BaseModel, find
 from alignment.plan import BASE, PlannedStage
 from alignment.seeds import derive
 from alignment.store import Store
+from data.files import is_local, read_conversations, read_documents
+from data.preferences import read_pairs
 from data.schema import UserError
 from data.sources import open_source
 
@@ -129,6 +132,34 @@ def source_files(config: RunConfig) -> dict[str, str]:
     return {path.name: identity.file_sha256(path) for path in open_source(config.data.source_config()).files()}
 
 
+def check_ready(prepared: Prepared) -> list[str]:
+    """Looks at what the user brings, before anything is started: the base model, what is adopted, and the local data
+    of every stage that has to run; a line for each file of data. Raises UserError for what is wrong with any."""
+    if prepared.base_model:
+        contracts.check_model(prepared.base_model.path, where=f"model.path={prepared.base_model.name}")
+    for node in prepared.nodes:
+        if node.stage.adopted:
+            contracts.check_artifact(node.stage, Path(str(node.stage.config.adopt)).expanduser(), {})
+    return check_data(prepared)
+
+
+def check_data(prepared: Prepared) -> list[str]:
+    missing = [node for node in prepared.nodes if not node.stage.adopted and (
+        node.name in prepared.forced or prepared.store.get(node.stage.config.kind, node.identity) is None)]
+    data, found = prepared.config.data, []
+    if data.path and is_local(data.path) and any(node.stage.kind.reads_data for node in missing):
+        found.append(f"data.path={data.path}: {open_source(data.source_config()).report}")
+    for node in missing:
+        config = node.stage.config
+        if isinstance(config, Sft) and config.dataset and is_local(config.dataset):
+            found.append(f"{node.name}.dataset={config.dataset}: {read_conversations(config.dataset)[1]}")
+        elif isinstance(config, Pretrain) and config.dataset and is_local(config.dataset):
+            found.append(f"{node.name}.dataset={config.dataset}: kept {len(read_documents(config.dataset))} rows")
+        elif isinstance(config, Pairs) and config.human not in (None, "embedded"):
+            found.append(f"{node.name}.human={config.human}: kept {len(read_pairs(str(config.human)))} rows")
+    return found
+
+
 def needs_network(prepared: Prepared) -> bool:
     """Whether a stage may have to ask the hub for data (a base model is fetched before any stage starts)."""
     config = prepared.config
@@ -170,7 +201,7 @@ def explain(prepared: Prepared) -> str:
             continue
         lines.append(f"  {node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
         lines += [f"      {reason}" for reason in reasons(prepared, node)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in check_ready(prepared))])
 
 
 def limit(prepared: Prepared) -> str:
