@@ -231,7 +231,8 @@ def test_adopting_a_model(chain: Chain) -> None:
     assert (outcome.run_dir / "stages/sft/model.safetensors").read_text() == "mine"
     assert chain.run(f"sft.adopt={mine}", "until=sample").started == []
     (mine / "model.safetensors").unlink()
-    assert "no *.safetensors" in chain.run(f"sft.adopt={mine}").said
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        chain.run(f"sft.adopt={mine}")
 
 
 def test_dry_run_says_what_changed(chain: Chain) -> None:

@@ -53,7 +53,7 @@ def test_a_difference_is_left_minus_right_question_by_question(marking):
     assert detail["by_language"]["zh"]["greedy"]["value"] == 0.5
     same, by_group = marking.difference(FIRST, FIRST)
     assert {(row.low, row.value, row.high) for row in same.values()} == {(0, 0, 0)}
-    assert by_group["by_language"]["en"]["greedy"]["high"] == 0
+    assert by_group["by_language"]["en"]["greedy"]["value"] == 0
 
 
 def test_pass_at_k_of_every_question():
