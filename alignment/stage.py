@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
         stage._event(event="error", user=True, text=str(error))
         traceback.print_exc()
         return 2
-    except BaseException as error:
+    except Exception as error:  # whatever it is, the controller reports it; an interrupt has nothing to report
         stage._event(event="error", user=False, text=f"{type(error).__name__}: {error}")
         raise
     return 0

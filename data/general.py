@@ -11,8 +11,8 @@ import functools
 import random
 from fractions import Fraction
 
-from data.finance.generator import SYMBOLS, result_text
-from data.finance.kinds import KINDS, apply, evaluate, number, operand_key, operand_space, parse_step, split_of
+from data.finance.generator import SYMBOLS, result_text, step_operands
+from data.finance.kinds import KINDS, apply, evaluate, number, operand_key, operand_space, split_of
 from data.finance.wording import SCALES, UNITS
 from data.schema import Document, Language, Split, content_id
 
@@ -131,8 +131,7 @@ def _kind_expressions(kind_name: str) -> dict[tuple[int, Split], tuple[Expressio
     for operands, _ in operand_space(kind_name):
         facts = dict(zip(kind.facts, operands, strict=True))
         for step, (a, operator, b, result) in enumerate(evaluate(kind.program, facts)):
-            right = facts.get(parse_step(kind.program[step])[2], "")
-            shown = (number(a), right if right.endswith("%") else number(b))
+            shown = step_operands(kind.program[step], facts, a, b)
             written = result_text(result, "percent", "en", "") if kind.units[step] == "percent" else number(result)
             cell = found.setdefault((step, split_of(operand_key(shown))), {})
             cell[f"{shown[0]} {SYMBOLS[operator]} {shown[1]}"] = written

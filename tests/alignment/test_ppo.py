@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from alignment import losses
+from alignment.experience import Batch
 from alignment.kinds import Ppo
-from alignment.ppo import Batch, Critic, PpoTrainer, Remembered, check_head, new_state
+from alignment.ppo import Critic, PpoTrainer, Remembered, check_head, new_state
 from alignment.rollout import Engine, TransformersEngine
 from alignment.stages.ppo import draw
 from data.schema import Completion, Question, UserError

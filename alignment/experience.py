@@ -1,0 +1,84 @@
+"""The completions of one PPO iteration as tensors: what is known of each token, and a trunk's states before it.
+
+Knows no reward, no optimizer and no config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alignment import losses
+
+
+@dataclasses.dataclass
+class Batch:
+    """The B completions of one iteration, and what was computed about each of their tokens.
+
+    Tensors are (B, T), T the longest completion, valid where `mask` is True. Token t of a completion is the action
+    taken in the state after the prompt and the tokens before it.
+    """
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    lengths: Tensor  # (B,)
+    mask: Tensor
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device) -> Batch:
+        lengths = torch.tensor([len(tokens) for tokens in completions], device=device)
+        mask = losses.length_mask(lengths, int(lengths.max()))
+        return cls([list(prompt) for prompt in prompts], [list(tokens) for tokens in completions], lengths, mask,
+                   *(torch.zeros(mask.shape, device=device) for _ in range(5)))
+
+    def micro_batches(self, rows: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+        """`rows` in groups of like length, each at most `max_tokens` tokens with padding (or one row)."""
+        def size(row: int) -> int:
+            return len(self.prompts[row]) + len(self.completions[row])
+
+        ordered = sorted(rows, key=lambda row: (size(row), row))
+        group: list[int] = []
+        for row in ordered:
+            if group and (len(group) + 1) * size(row) > max_tokens:
+                yield group
+                group = []
+            group.append(row)
+        yield group
+
+    def states(self, trunk: nn.Module, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The trunk's states (N, D) before each of the rows' N completion tokens, and those tokens (N,), row by row.
+
+        Rows are padded on the right: attention is causal, so no token sees the padding and no mask is needed.
+        """
+        device = self.lengths.device
+        sequences = [self.prompts[row] + self.completions[row] for row in rows]
+        longest = max(map(len, sequences))
+        ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences], device=device)  # (b, L)
+        starts = torch.tensor([len(self.prompts[row]) for row in rows], device=device)[:, None]
+        places = torch.arange(longest, device=device)[None, :]
+        chosen = (places >= starts) & (places < starts + self.lengths[list(rows)][:, None])  # (b, L)
+        hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state  # (b, L, D)
+        return hidden[:, :-1][chosen[:, 1:]], ids[chosen]
+
+    def trust(self, rows: Sequence[int]) -> Tensor:
+        """(N, 2) before each of the rows' tokens: the reference's probability of the least likely token so far, and of
+        all tokens so far; both 1 before the first."""
+        before = self.reference_logprobs[list(rows)].roll(1, dims=1)  # (b, T)
+        before[:, 0] = 0.0
+        return torch.stack([before.cummin(dim=1).values, before.cumsum(dim=1)], dim=-1).exp()[self.mask[list(rows)]]
+
+    def tokens(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        """What `values` (B, T) says of the rows' tokens, (N,), in the order of `states`."""
+        return values[list(rows)][self.mask[list(rows)]]
+
+    def fill(self, values: Tensor, rows: Sequence[int], tokens: Tensor) -> None:
+        """Writes the rows' tokens (N,) into `values` (B, T)."""
+        values[list(rows)] = values[list(rows)].masked_scatter(self.mask[list(rows)], tokens)
