@@ -190,6 +190,7 @@ class Ppo(StageConfig):
     imitation_batch_size: int = key(16, "completions per such step", low=1)
     imitation_memory: int = key(4096, "completions remembered for that, the latest", low=1)
     max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
+    save_every: int = key(5, "iterations between resumable checkpoints", low=1, identity=False)
     eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
                           identity=False)
     dev_examples: int = key(200, "dev questions for those", low=1, identity=False)

@@ -80,7 +80,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95, steps: int = 5,
                  betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         defaults = {"lr": 1e-3, "algorithm": "adamw", "momentum": momentum, "steps": steps, "betas": betas, "eps": eps,
-                    "weight_decay": weight_decay}
+                    "weight_decay": weight_decay, "fused": True}  # loading then puts the step beside its parameter
         super().__init__(groups, defaults)
         for group in self.param_groups:
             if group["algorithm"] not in ("muon", "adamw"):

@@ -11,14 +11,11 @@ token count of the whole minibatch, so that micro-batches change memory and noth
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import random
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,74 +24,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment import losses
 from alignment.experience import Batch
 from alignment.kinds import Ppo
-from alignment.optim import make_optimizer
+from alignment.ppo_state import PpoState, Remembered
 from alignment.rollout.engine import Engine, Generation, Sampling
 from alignment.rollout.rows import to_completion
 from alignment.seeds import derive
 from data.schema import Question, UserError
 from reward import Reward, Scores
-
-
-class Critic(nn.Module):
-    """A trunk of its own and a linear head that starts at zero, so that the first values are 0.
-
-    Beside the trunk's state the head reads how likely the reference found what was written so far (`Batch.trust`). In a
-    small causal LM a state hardly knows whether the token just written was the one it had expected, so without these
-    two numbers the critic cannot tell where a completion went wrong.
-    """
-
-    def __init__(self, trunk: Any, *, num_layers: int | None = None) -> None:
-        """Copies `trunk`, a transformers model without an output head; keeps its first `num_layers` layers."""
-        super().__init__()
-        self.trunk: Any = copy.deepcopy(trunk)
-        if num_layers is not None:
-            self.trunk.layers = self.trunk.layers[:num_layers]
-            self.trunk.config.num_hidden_layers = len(self.trunk.layers)
-        width = self.trunk.config.get_text_config().hidden_size
-        weight = next(self.trunk.parameters())
-        self.head = nn.Linear(width + 2, 1, device=weight.device, dtype=weight.dtype)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, states: Tensor, trust: Tensor) -> Tensor:
-        """(N, D) states of the trunk and (N, 2) of `Batch.trust` -> (N,) values."""
-        return self.head(torch.cat([states, trust.to(states.dtype)], dim=1))[:, 0].float()
-
-
-@dataclasses.dataclass(frozen=True)
-class Remembered:
-    """A completion that scored better than the mean of its rollout batch, by `gain`."""
-
-    prompt: list[int]
-    completion: list[int]
-    gain: float
-
-
-@dataclasses.dataclass
-class PpoState:
-    """All that an iteration changes; with the config and the seed it is all that the next one depends on."""
-
-    policy: PreTrainedModel
-    critic: Critic
-    policy_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
-    iteration: int = 0
-    reward_scales: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    memory: list[Remembered] = dataclasses.field(default_factory=list)
-
-
-def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
-    """The state before the first iteration. Dropout stays off for good: it would make the ratio noisy."""
-    def optimizer(model: nn.Module, rate: float, muon_rate: float) -> torch.optim.Optimizer:
-        made = make_optimizer(model, optimizer=config.optimizer, learning_rate=rate, muon_learning_rate=muon_rate,
-                              weight_decay=0.0)
-        for group in made.param_groups:
-            group["initial_lr"] = group["lr"]
-        return made
-
-    return PpoState(policy.eval(), critic.eval(),
-                    optimizer(policy, config.learning_rate, config.muon_learning_rate),
-                    optimizer(critic, config.critic_learning_rate, config.critic_muon_learning_rate))
 
 
 class PpoTrainer:

@@ -25,6 +25,8 @@ from alignment.kinds import KINDS, StageConfig
 from alignment.seeds import derive
 from data.schema import UserError
 
+EVENTS = "events.jsonl"  # in a checkpoint: the metrics logged before it
+
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
@@ -71,6 +73,21 @@ class Stage:
     def log(self, step: int, **metrics: float) -> None:
         """One line of the run's metrics.jsonl. Every name is documented in alignment/metrics.py."""
         self._event(event="metrics", step=step, metrics=metrics)
+
+    def save_log(self, checkpoint: Path) -> None:
+        """Keeps the metrics logged so far with a checkpoint."""
+        lines = self.events.read_text(encoding="utf-8").splitlines(keepends=True) if self.events.exists() else []
+        logged = [line for line in lines if json.loads(line)["event"] == "metrics"]
+        (checkpoint / EVENTS).write_text("".join(logged), encoding="utf-8")
+
+    def resume_log(self, checkpoint: Path | None) -> list[dict[str, float]]:
+        """Logs again what was logged before the checkpoint that the stage goes on from; each line's metrics."""
+        if checkpoint is None:
+            return []
+        text = (checkpoint / EVENTS).read_text(encoding="utf-8")
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(text)
+        return [json.loads(line)["metrics"] for line in text.splitlines()]
 
     def note(self, text: str) -> None:
         """A sentence for the report: rows kept and dropped and why, what was chosen and why."""

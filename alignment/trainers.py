@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import signal
 import sys
 import time
-import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,13 +34,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from trl import SFTTrainer
 
+from alignment.checkpoints import CHECKPOINTS, KEPT, MARKER, Termination, delete_broken, latest_checkpoint
 from alignment.kinds import TrainingConfig
 from alignment.optim import make_optimizer
 from alignment.stage import Stage
 from data.schema import UserError
 
-CHECKPOINTS = "checkpoints"  # folder inside the stage's scratch
-MARKER = "COMPLETE"  # the last file written into a checkpoint
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 LOGITS_LIMIT = 1 << 27  # logits kept for the backward pass; beyond it they are recomputed chunk by chunk
 ALTERED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier",
@@ -89,16 +86,10 @@ def training_arguments(stage: Stage) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.log_every, "logging_first_step": True, "logging_nan_inf_filter": False,
-        "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": 2,
+        "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": KEPT,
         "eval_strategy": "no", "remove_unused_columns": False, "report_to": "none", "disable_tqdm": True,
         "log_level": "error", "seed": stage.derive("train"), "data_seed": stage.derive("order"),
     }
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 class _Progress(TrainerCallback):
@@ -117,14 +108,11 @@ class _Progress(TrainerCallback):
 class _StopWhenAsked(TrainerCallback):
     """On SIGTERM: a checkpoint at the end of the step, and no further step."""
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self, number: int, frame: types.FrameType | None) -> None:
-        self.asked = True
+    def __init__(self, termination: Termination) -> None:
+        self.termination = termination
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked:
+        if self.termination.asked:
             control.should_save = control.should_training_stop = True
 
 
@@ -152,20 +140,16 @@ class StageTrainer(Trainer):
         """Trains, from the last complete checkpoint where a restart left one. SystemExit after SIGTERM, which leaves a
         checkpoint of the step it came in."""
         folder = self.stage.scratch / CHECKPOINTS
-        complete = complete_checkpoints(folder)
+        checkpoint = latest_checkpoint(folder)
+        if checkpoint is not None and self.memory is not None:
+            self.memory.load(checkpoint)
         if self.is_world_process_zero():
-            for broken in set(folder.glob("checkpoint-*")) - set(complete):
-                shutil.rmtree(broken)
-        if complete and self.memory is not None:
-            self.memory.load(complete[-1])
-        stop = _StopWhenAsked()
-        self.add_callback(stop)
-        before = signal.signal(signal.SIGTERM, stop.ask)
-        try:
-            self.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        if stop.asked and self.state.global_step < self.state.max_steps:
+            delete_broken(folder)
+            self.stage.resume_log(checkpoint)
+        with Termination() as termination:
+            self.add_callback(_StopWhenAsked(termination))
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if termination.asked and self.state.global_step < self.state.max_steps:
             sys.exit(128 + signal.SIGTERM)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -174,6 +158,7 @@ class StageTrainer(Trainer):
             folder = self.stage.scratch / CHECKPOINTS / f"checkpoint-{self.state.global_step}"
             if self.memory is not None:
                 self.memory.save(folder)
+            self.stage.save_log(folder)
             (folder / MARKER).touch()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

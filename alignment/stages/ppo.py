@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import copy
 import random
+import signal
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment.checkpoints import (
+    CHECKPOINTS,
+    Termination,
+    begin_checkpoint,
+    delete_broken,
+    end_checkpoint,
+    latest_checkpoint,
+)
 from alignment.device import best_device, placed
 from alignment.kinds import Ppo
 from alignment.models import load_policy, load_tokenizer, save_policy
-from alignment.ppo import Critic, PpoState, PpoTrainer, new_state
+from alignment.ppo import PpoTrainer
+from alignment.ppo_state import Critic, PpoState, new_state
 from alignment.rollout import Engine, Sampling, make_engine
 from alignment.rollout.rows import Prompted, prompt_questions, to_completion
 from alignment.seeds import derive
@@ -45,18 +56,22 @@ def run(stage: Stage) -> None:
                          model=policy)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
                          reward=make_reward(stage, tokenizer, state), seed=stage.seed)
-    history: list[dict[str, float]] = []
-    while state.iteration < config.num_iterations:
-        iteration = state.iteration
-        chosen = draw(len(pool.questions), config.num_prompts, iteration, stage.seed)
-        chosen = [index for index in chosen for _ in range(config.num_samples)]
-        metrics = trainer.iterate([pool.questions[index] for index in chosen],
-                                  [pool.prompts[index] for index in chosen])
-        if (iteration + 1) % config.eval_every == 0 and state.iteration < config.num_iterations:
-            metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
-        stage.log(iteration + 1, **metrics)
-        stage.progress(state.iteration, config.num_iterations, unit="iteration")
-        history.append(metrics)
+    history = resume(stage, state)
+    with Termination() as termination:
+        while state.iteration < config.num_iterations:
+            chosen = draw(len(pool.questions), config.num_prompts, state.iteration, stage.seed)
+            chosen = [index for index in chosen for _ in range(config.num_samples)]
+            metrics = trainer.iterate([pool.questions[index] for index in chosen],
+                                      [pool.prompts[index] for index in chosen])
+            if state.iteration % config.eval_every == 0 and state.iteration < config.num_iterations:
+                metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
+            stage.log(state.iteration, **metrics)
+            stage.progress(state.iteration, config.num_iterations, unit="iteration")
+            history.append(metrics)
+            if termination.asked or state.iteration % config.save_every == 0:
+                save_checkpoint(stage, state)
+            if termination.asked:
+                sys.exit(128 + signal.SIGTERM)
     final = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens)
     stage.log(state.iteration, dev_accuracy=final.value)
     engine.close()
@@ -64,6 +79,23 @@ def run(stage: Stage) -> None:
     last = history[-RESULT_ITERATIONS:]
     stage.result(dev_accuracy=final.to_json(), **{name: statistics.fmean(metrics[name] for metrics in last)
                                                   for name in ("reward", "reward_rule", "kl_sequence", "truncated")})
+
+
+def save_checkpoint(stage: Stage, state: PpoState) -> None:
+    made = begin_checkpoint(stage.scratch / CHECKPOINTS, state.iteration)
+    state.save(made)
+    stage.save_log(made)
+    end_checkpoint(made)
+
+
+def resume(stage: Stage, state: PpoState) -> list[dict[str, float]]:
+    """Brings the state to where an interrupted run left its last checkpoint; the metrics of the iterations so far."""
+    folder = stage.scratch / CHECKPOINTS
+    checkpoint = latest_checkpoint(folder)
+    delete_broken(folder)
+    if checkpoint is not None:
+        state.load(checkpoint)
+    return stage.resume_log(checkpoint)
 
 
 def question_pool(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from alignment import losses
 from alignment.experience import Batch
 from alignment.kinds import Ppo
-from alignment.ppo import Critic, PpoTrainer, Remembered, check_head, new_state
+from alignment.ppo import PpoTrainer, check_head
+from alignment.ppo_state import Critic, Remembered, new_state
 from alignment.rollout import Engine, TransformersEngine
 from alignment.stages.ppo import draw
 from data.schema import Completion, Question, UserError

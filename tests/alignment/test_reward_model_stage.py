@@ -16,10 +16,11 @@ from torch import Tensor
 from trl import RewardConfig, RewardTrainer
 
 import alignment.kinds
+from alignment.checkpoints import CHECKPOINTS, complete_checkpoints
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
 from alignment.stage import Rollout, Stage
 from alignment.stages import reward_model
-from alignment.trainers import CHECKPOINTS, complete_checkpoints, training_arguments
+from alignment.trainers import training_arguments
 from data.rows import write_rows
 from data.schema import PreferencePair, UserError
 from data.tokenizer import build_tokenizer

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignment.checkpoints import CHECKPOINTS, complete_checkpoints
 from alignment.metrics import documented
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
+from alignment.ppo import PpoTrainer
+from alignment.ppo_state import PpoState
 from alignment.rollout.rows import prompt_questions
+from alignment.stage import Stage
 from alignment.stages import ppo, sample
 from data.chat import render_prompt
 from data.finance.generator import questions, solution_text
@@ -110,6 +119,75 @@ def test_ppo_is_reproducible(policy: Path, tmp_path: Path) -> None:
         ppo.run(stage)
         weights.append((stage.output / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != (policy / "model.safetensors").read_bytes()
+
+
+class Killed(Exception):
+    """What a kill is to a test that must live on."""
+
+
+def finished(stage: Stage, monkeypatch: pytest.MonkeyPatch, *, killed: Sequence[tuple[str, int]] = ()) -> Stage:
+    """The stage run to its end, killed on the way before each named method's given call."""
+    for name, call in killed:
+        calls = itertools.count(1)
+        target = PpoTrainer if name == "iterate" else PpoState
+        method = getattr(target, name)
+
+        def dies(self: Any, *arguments: Any, method: Any = method, calls: Any = calls, call: int = call) -> Any:
+            if next(calls) == call:
+                raise Killed
+            return method(self, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(target, name, dies)
+            with pytest.raises(Killed):
+                ppo.run(stage)
+        stage.events.unlink()  # as whoever starts a stage does
+    ppo.run(stage)
+    return stage
+
+
+def test_ppo_killed_at_any_iteration_ends_as_if_it_had_not_been(policy: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    RewardModel(load_policy(policy)).save(tmp_path / "reward_model", load_tokenizer(policy))
+    inputs = {"policy": policy, "reward_model": tmp_path / "reward_model"}
+    config = settings(num_iterations=4, num_samples=2, schedule="linear", optimizer="muon", imitation_steps=1,
+                      save_every=1, max_new_tokens=64, reward_weights={"rule": 1.0, "reward_model": 1.0},
+                      truncation_reward=0.0, critic_warmup=0)
+    whole = finished(make_stage(tmp_path / "whole", "ppo", inputs=inputs, **config), monkeypatch)
+    for kills in [[("iterate", 1)], [("iterate", 3)], [("iterate", 4), ("iterate", 1)], [("save", 2), ("iterate", 2)],
+                  [("save", 4)]]:
+        stage = make_stage(tmp_path / str(kills), "ppo", inputs=inputs, **config)
+        finished(stage, monkeypatch, killed=kills)
+        for name in ("model.safetensors", "critic/critic.safetensors"):
+            assert (stage.output / name).read_bytes() == (whole.output / name).read_bytes(), (kills, name)
+        assert untimed(stage) == untimed(whole), kills
+        assert result(stage) == result(whole), kills
+
+
+def untimed(stage: Stage) -> list[tuple[int, dict[str, float]]]:
+    """The metrics of each step, without how long they took."""
+    return [(line["step"], {name: value for name, value in line["metrics"].items() if not name.startswith("seconds")})
+            for line in said(stage, "metrics")]
+
+
+def test_ppo_asked_to_end_leaves_a_checkpoint(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make_stage(tmp_path, "ppo", inputs={"policy": policy}, **settings(save_every=100))
+    iterate = PpoTrainer.iterate
+
+    def asked(self: PpoTrainer, *arguments: Any) -> dict[str, float]:
+        if self.state.iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PpoTrainer, "iterate", asked)
+        with pytest.raises(SystemExit) as ended:
+            ppo.run(stage)
+    assert ended.value.code == 143 and not list(stage.output.iterdir())
+    assert [path.name for path in complete_checkpoints(stage.scratch / CHECKPOINTS)] == ["checkpoint-2"]
+    stage.events.unlink()
+    ppo.run(stage)
+    assert [line["step"] for line in said(stage, "metrics")] == [1, 2, 3, 3]
 
 
 def test_ppo_logs_each_part_of_the_reward_and_may_start_the_critic_from_the_reward_model(policy: Path,
