@@ -14,12 +14,13 @@ UV     := $(VENV)/bin/uv
 PY     := $(VENV)/bin/python
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-# vLLM has wheels for Linux alone; elsewhere the transformers engine generates.
+# vLLM has wheels for Linux alone, and is left out of WSL unless asked for (VLLM=yes): the transformers engine generates.
+VLLM   ?= $(if $(filter Linux,$(shell uname -s)),$(if $(findstring icrosoft,$(shell uname -r)),no,yes),no)
 comma     := ,
-EXTRAS    := $(if $(filter Linux,$(shell uname -s)),vllm-$(ACCEL)$(comma))eval,dev
+EXTRAS    := $(if $(filter yes,$(VLLM)),vllm-$(ACCEL)$(comma))eval,dev
 FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
 FLAGS.gpu := --torch-backend=auto
-STAMP     := $(VENV)/.setup-$(ACCEL)
+STAMP     := $(VENV)/.setup-$(ACCEL)$(if $(filter yes,$(VLLM)),,-plain)
 SEEDS     ?= 1,2,3,4,5
 space     := $(subst ,, )
 
@@ -31,7 +32,7 @@ $(UV):
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 $(STAMP): pyproject.toml requirements/cpu-excludes.txt requirements/lock.txt Makefile | $(UV)
-	@$(if $(filter Linux,$(shell uname -s)),,echo "vLLM has no wheel for this system: rollouts will use the transformers engine.")
+	@$(if $(filter yes,$(VLLM)),,echo "Set up without vLLM (no wheel for macOS, left out of WSL; VLLM=yes asks for it): rollouts use the transformers engine.")
 	@$(UV) pip install --quiet --python $(PY) $(FLAGS.$(ACCEL)) --constraints requirements/lock.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 

@@ -194,12 +194,10 @@ def interval_chart(whiskers: Sequence[Whisker], *, title: str, zero: bool = Fals
 
 
 def _keys(whiskers: Sequence[Whisker]) -> Markup:
-    """Series by colour, or, where a colour is a row's, by filled and hollow."""
-    found = {}
-    for whisker in whiskers:
-        by_row = len({other.colour for other in whiskers if other.series == whisker.series}) > 1
-        found[whisker.series] = ("ring" if whisker.hollow else "disc") if by_row else f"k{whisker.colour % COLOURS}"
-    return legend(list(found.items()))
+    """Series by colour, or, where some are hollow and a colour is a row's, by filled and hollow."""
+    by_row = any(whisker.hollow for whisker in whiskers)
+    return legend(list({whisker.series: ("ring" if whisker.hollow else "disc") if by_row
+                        else f"k{whisker.colour % COLOURS}" for whisker in whiskers}.items()))
 
 
 def _whisker(whisker: Whisker, x: Callable[[float], float], y: float, form: Callable[[float], str]) -> Markup:

@@ -10,12 +10,15 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from alignment.store import Lock
 
 STAGE_COMMAND = (sys.executable, "-m", "alignment.stage", "--attached")
 GRACE_SECONDS = 20.0
@@ -26,6 +29,7 @@ class Child:
     """A running stage."""
 
     process: subprocess.Popen[bytes]
+    line: socket.socket  # to its stdin
     log: Path
     started: float
     events: Path | None = None
@@ -37,20 +41,20 @@ class Child:
         """Starts a process for a stage of this kind; it waits for its job, and ends when this process does."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            process = subprocess.Popen([*command, kind], stdin=subprocess.PIPE, stdout=output,
-                                       stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-        return cls(process, log, time.monotonic())
+            line, stdin = socket.socketpair()
+            with stdin:
+                process = subprocess.Popen([*command, kind], stdin=stdin.fileno(), stdout=output,
+                                           stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return cls(process, line, log, time.monotonic())
 
-    def give(self, job: dict[str, Any], *, work: Path) -> None:
-        """Hands the job over; the stage's time counts from here."""
+    def give(self, job: dict[str, Any], *, work: Path, lock: Lock) -> None:
+        """Hands the job over, and a share in its lock; the stage's time counts from here."""
         job_file, self.events = work / "job.json", Path(job["events"])
         job_file.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
         self.events.unlink(missing_ok=True)
         self.started = time.monotonic()
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended already: its exit code says so
-            self.process.stdin.write(os.fsencode(job_file) + b"\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended already: its exit code says so
+            socket.send_fds(self.line, [os.fsencode(job_file) + b"\n"], [lock.fileno()])
 
     @property
     def seconds(self) -> float:
@@ -89,9 +93,7 @@ class Child:
 
     def close(self) -> None:
         """Lets go of a process that has ended."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+        self.line.close()
 
 
 def ended_by(code: int) -> str:

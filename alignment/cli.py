@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from alignment import chat, repro, run, storekeeper
+from alignment import chat, compare, export, repro, run, storekeeper
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (run.main, "run a recipe's chain"),
     "repro": (repro.main, "check what a run left"),
     "chat": (chat.main, "talk to a model, or put models side by side"),
+    "compare": (compare.main, "the evaluations of any runs in one table"),
+    "export": (export.main, "a plain Hugging Face folder of a model"),
     "store": (storekeeper.main, "what the store holds, what may go, and why a stage runs again"),
 }
 

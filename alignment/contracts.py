@@ -25,6 +25,10 @@ class Tokens:
     eos: str | None
     pad: str | None
     size: int  # highest token id + 1
+    strangers: tuple[str, ...]  # special tokens that are no entries
+
+
+AGREED = (("vocabulary", "vocabulary"), ("template", "chat template"), ("eos", "end token"), ("pad", "pad token"))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -53,13 +57,15 @@ def read_tokens(folder: Path) -> Tokens | None:
     template = config.get("chat_template")
     if (folder / "chat_template.jinja").is_file():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    eos, pad = _token(config.get("eos_token")), _token(config.get("pad_token"))
     return Tokens(vocabulary=digest([sorted(entries.items()), tokenizer["model"].get("merges"), rules]),
-                  template=digest(template) if template else None, eos=_token(config.get("eos_token")),
-                  pad=_token(config.get("pad_token")), size=max(entries.values(), default=-1) + 1)
+                  template=digest(template) if template else None, eos=eos, pad=pad,
+                  size=max(entries.values(), default=-1) + 1,
+                  strangers=tuple(token for token in (eos, pad) if token is not None and token not in entries))
 
 
 def check_model(folder: Path, *, where: str) -> None:
-    """A model folder is whole and its tokenizer fits its embedding."""
+    """A model folder is whole, its tokenizer fits its embedding, and its end and pad tokens are entries of it."""
     config = _json(folder / "config.json")
     if not config:
         raise UserError(f"{where}: {folder} has no config.json, so it is not a Hugging Face model")
@@ -72,6 +78,9 @@ def check_model(folder: Path, *, where: str) -> None:
     if size is not None and tokens.size > size:
         raise UserError(f"{where}: the tokenizer in {folder} has {tokens.size} entries, but the model embeds {size}; "
                         f"they do not belong together")
+    if tokens.strangers:
+        raise UserError(f"{where}: {folder / 'tokenizer_config.json'} names the end or pad token "
+                        f"{tokens.strangers[0]!r}, which is no entry of tokenizer.json; they do not belong together")
 
 
 def check_handoff(before: Path, after: Path, *, where: str) -> None:
@@ -79,13 +88,24 @@ def check_handoff(before: Path, after: Path, *, where: str) -> None:
     old, new = read_tokens(before), read_tokens(after)
     if old is None or new is None:
         return
-    for field, name in (("vocabulary", "vocabulary"), ("template", "chat template"), ("eos", "end token"),
-                        ("pad", "pad token")):
+    for field, name in AGREED:
         was, now = getattr(old, field), getattr(new, field)
         if was is not None and was != now:
             detail = "" if field in ("vocabulary", "template") else f" ({was} and {now})"
             raise UserError(f"{where}: the {name} of {before} and {after} differ{detail}; models of one chain must "
                             f"share their tokenizer")
+
+
+def check_agreement(models: Mapping[str, Path], *, where: str) -> None:
+    """Models that answer the same prompts read the same tokens; one may leave unsaid what another says."""
+    tokens = {role: read_tokens(folder) for role, folder in models.items()}
+    for field, name in AGREED:
+        said = {role: getattr(found, field) for role, found in tokens.items() if found and getattr(found, field)}
+        first = next(iter(said), "")
+        for role in said:
+            if said[role] != said[first]:
+                raise UserError(f"{where}: the {name} of {first} ({models[first]}) and {role} ({models[role]}) differ; "
+                                f"what is compared must share its tokenizer, so evaluate them apart")
 
 
 MODEL_TYPES = ("model", "reward_model")
@@ -94,22 +114,31 @@ LAYOUT = {"completions": ("questions.jsonl", "completions.jsonl"), "verdicts": (
           "evaluation": ("evaluation.json",), "model": ()}
 
 
+def check_whole(what: str, folder: Path, *, where: str) -> None:
+    """A folder holds the files of what it is, a model's fitting each other."""
+    for name in LAYOUT[what]:
+        if not (folder / name).is_file():
+            raise UserError(f"{where}: {folder} has no {name}, which a {what} must have")
+    if what in MODEL_TYPES:
+        check_model(folder, where=where)
+
+
 def check_artifact(stage: PlannedStage, folder: Path, inputs: Mapping[str, Path]) -> None:
     """What a stage made, or what it adopts, is what its kind makes and fits what it was made from."""
-    for name in LAYOUT[stage.kind.makes]:
-        if not (folder / name).is_file():
-            raise UserError(f"stage {stage.name}: {folder} has no {name}, which a {stage.kind.makes} must have")
+    check_whole(stage.kind.makes, folder, where=f"stage {stage.name}")
     if stage.kind.makes in MODEL_TYPES:
-        check_model(folder, where=f"stage {stage.name}")
         parent = inputs.get("model") or inputs.get("policy")
         if parent is not None and not stage.adopted:
             check_handoff(parent, folder, where=f"stage {stage.name}")
 
 
 def check_inputs(stage: PlannedStage, inputs: Mapping[str, Path]) -> None:
-    """The models a stage reads are whole, and agree where it needs them to."""
+    """What a stage reads is whole, and its models agree where it needs them to: a critic and its policy, and all
+    policies of an evaluation, whose prompts are measured by the first one's tokenizer."""
     for role, folder in inputs.items():
-        if (folder / "config.json").is_file():
-            check_model(folder, where=f"{stage.name}.inputs.{role}")
+        check_whole(stage.kind.wants(role), folder, where=f"{stage.name}.inputs.{role}")
     if getattr(stage.config, "critic_from", None) == "reward_model":
         check_handoff(inputs["policy"], inputs["reward_model"], where=f"{stage.name}.critic_from=reward_model")
+    if stage.kind.makes == "evaluation":
+        policies = {role: folder for role, folder in inputs.items() if stage.kind.wants(role) == "model"}
+        check_agreement(policies, where=f"{stage.name}.inputs")

@@ -6,6 +6,7 @@ numerical library, and a run in which everything is sealed already starts no pro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,14 +24,24 @@ from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
 from alignment.pinning import CORES
 from alignment.plan import BASE
-from alignment.prepare import Node, Prepared, check_allowed, check_code, check_ready, expected_seconds, needs_network
+from alignment.prepare import (
+    Node,
+    Prepared,
+    check_allowed,
+    check_code,
+    check_disk,
+    check_ready,
+    expected_seconds,
+    needs_network,
+)
 from alignment.record import RunRecord
-from alignment.store import LOG, MANIFEST, Artifact, Lock, StoreError, write_text
+from alignment.store import LOG, MAKE_ROOM, MANIFEST, REFUSALS, Artifact, Lock, StoreError, write_text
 from data.schema import UserError
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 POLL_SECONDS = 0.1
 RECORD_SECONDS = 10.0
+FULL_BYTES = 2**20  # with less room than this a disk counts as full
 
 
 @dataclasses.dataclass
@@ -43,6 +54,7 @@ class Running:
     log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    peak_mib: float | None = None
     error: tuple[bool, str] | None = None  # (the user's, text)
 
 
@@ -62,7 +74,7 @@ class Controller:
         self._waiting: set[str] = set()  # stages another run is making
         self._warm: dict[str, Child] = {}  # the next stage's process, loading its libraries
         self._unsealed_logs: dict[str, list[dict[str, Any]]] = {}  # of stages that did not come to an artifact
-        self._exit = DONE
+        self._exit, self._interrupted = DONE, False
         self._environment = pinning.environment(threads=self._config.root.threads,
                                                 portable=self._config.root.portable,
                                                 offline=not needs_network(prepared))
@@ -77,37 +89,52 @@ class Controller:
     # The loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Runs to the end, a closed gate, a failure or an interrupt; the exit code. Never leaves a stage running."""
+        """Runs to the end, a closed gate, a failure or an interrupt; the exit code. Never leaves a stage running.
+
+        Raises UserError for a sealed artifact that was changed, OSError where the disk is full or read-only.
+        """
         check_allowed(self._prepared)
         check_ready(self._prepared)
+        check_disk(self._prepared)
         self._open_run_folder()
         self._display.planned(expected_seconds(self._prepared, TYPICAL_SECONDS))
-        previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._loop()
         except Interrupted:
             self._exit = INTERRUPTED
             for running in self._running.values():
                 self.record.stage(running.node.name, status="interrupted")
+        except BaseException:
+            self._exit = self._exit or FAILED
+            raise
         finally:
-            for number in previous:
-                signal.signal(number, signal.SIG_IGN)
             for child in self._warm.values():
                 child.stop()
             for running in self._running.values():
                 running.child.stop()
                 running.lock.release()
             self._display.close()
-            self._close_run_folder()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            try:
+                self._close_run_folder()
+            except OSError:  # of a full disk: what was wrong before is the news
+                if self._exit == DONE:
+                    raise
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
         if self._exit == INTERRUPTED:
             self._display.say("interrupted; the same command goes on from here")
         return self._exit
 
+    def _interrupt(self, number: int, frame: types.FrameType | None) -> None:
+        self._interrupted = True  # the loop looks, so that no step is left half done and no child without a parent
+
     def _loop(self) -> None:
         written = time.monotonic()
         while True:
+            if self._interrupted:
+                raise Interrupted
             self._start_ready()
             if not self._running and not (self._waiting and self._exit == DONE):
                 return
@@ -156,6 +183,7 @@ class Controller:
         if artifact is None:
             return False
         self._waiting.discard(node.name)
+        self._store.tidy(node.stage.config.kind, node.identity)
         self._finish(node, artifact, status="reused")
         return True
 
@@ -167,7 +195,7 @@ class Controller:
                 for role, source in node.stage.inputs.items()}
 
     def _start(self, node: Node) -> bool:
-        """Checks the hand-off and starts the stage's process; False while another run is making the same artifact."""
+        """Starts a stage, or finds it sealed; False while another run is making the same artifact."""
         kind = node.stage.config.kind
         lock = self._store.lock(kind, node.identity)
         if not lock.acquire():
@@ -180,6 +208,15 @@ class Controller:
         if self._store.get(kind, node.identity) is not None and node.name not in self._prepared.forced:
             lock.release()
             return self._reuse(node)
+        try:
+            return self._begin(node, lock)
+        except OSError:
+            lock.release()
+            raise
+
+    def _begin(self, node: Node, lock: Lock) -> bool:
+        """Checks the hand-off and starts the stage's process, or adopts what takes its place."""
+        kind = node.stage.config.kind
         work = self._store.work(kind, node.identity)
         shutil.rmtree(work / "output", ignore_errors=True)
         for folder in ("output", "scratch"):
@@ -199,9 +236,10 @@ class Controller:
             lock.release()
             self._fail(node, str(error), user=True, seconds=0.0)
             return False
-        child = self._warm.pop(node.name, None) or self._spawn(node)
-        child.give(self._job(node, inputs, work), work=work)
-        self._running[node.name] = Running(node, child, lock)
+        child = self._warm.get(node.name) or self._spawn(node)
+        self._running[node.name] = Running(node, child, lock)  # first, so that whatever interrupts ends it
+        self._warm.pop(node.name, None)
+        child.give(self._job(node, inputs, work), work=work, lock=lock)
         self.record.stage(node.name, kind=kind, identity=node.identity, status="running")
         self.record.write()
         return True
@@ -236,21 +274,29 @@ class Controller:
             self._take(running, event)
         if code is None:
             return
-        node, seconds = running.node, running.child.seconds
         running.child.close()
-        del self._running[node.name]
+        del self._running[running.node.name]
+        try:
+            self._end(running, code)
+        finally:
+            running.lock.release()
+
+    def _end(self, running: Running, code: int) -> None:
+        """Seals what a stage made, or tells why there is nothing to seal."""
+        node, seconds = running.node, running.child.seconds
         if code == DONE:
             try:
                 output = self._store.work(node.stage.config.kind, node.identity) / "output"
                 contracts.check_artifact(node.stage, output, self._inputs(node))
                 self._seal(node, running.lock, seconds=seconds, metrics=running.metrics, notes=running.notes,
-                           log=running.log)
+                           log=running.log, peak_mib=running.peak_mib)
                 return
             except (UserError, StoreError) as error:
                 running.error = (False, str(error))
-        running.lock.release()
         self._unsealed_logs[node.name] = running.log
         user, text = running.error or (False, f"it {ended_by(code)}")
+        if shutil.disk_usage(self._store.root).free < FULL_BYTES:
+            text += f". The disk of {self._store.root} is full: {MAKE_ROOM}"
         self._fail(node, text, user=user, seconds=seconds)
 
     def _take(self, running: Running, event: dict[str, Any]) -> None:
@@ -267,15 +313,17 @@ class Controller:
                 running.notes.append(event["text"])
             case "result":
                 running.metrics.update(event["metrics"])
+            case "peak":
+                running.peak_mib = event["mib"]
             case "error":
                 running.error = (event["user"], event["text"])
 
     def _seal(self, node: Node, lock: Lock, *, seconds: float, metrics: dict[str, Any] | None = None,
               notes: list[str] | None = None, log: list[dict[str, Any]] | None = None,
-              adopted: str | None = None) -> None:
+              adopted: str | None = None, peak_mib: float | None = None) -> None:
         artifact = self._store.seal(kind=node.stage.config.kind, identity=node.identity, stage=node.name,
                                     parts=node.parts, seed=node.seed, seconds=seconds, metrics=metrics or {},
-                                    notes=notes or [], log=log or [], adopted=adopted)
+                                    notes=notes or [], log=log or [], adopted=adopted, peak_mib=peak_mib)
         lock.release()
         self._finish(node, artifact, status="done")
 
@@ -288,10 +336,12 @@ class Controller:
         link = self._run_dir / "stages" / node.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(artifact.path, link.parent))
+        with contextlib.suppress(FileExistsError):  # the same command, run twice at once, has just made it
+            link.symlink_to(os.path.relpath(artifact.path, link.parent))
         self.record.stage(node.name, kind=node.stage.config.kind, identity=artifact.identity,
                           status="reused" if status == "reused" else "adopted" if node.stage.adopted else "ran",
-                          seconds=artifact.manifest["seconds"], metrics=artifact.metrics,
+                          seconds=artifact.manifest["seconds"], peak_mib=artifact.manifest.get("peak_mib"),
+                          metrics=artifact.metrics,
                           notes=artifact.manifest["notes"], adopted=artifact.manifest["adopted"],
                           output_sha256=artifact.output_sha256, files=artifact.manifest["files"],
                           artifact=os.path.relpath(artifact.path, self._run_dir))
@@ -325,15 +375,16 @@ class Controller:
     def _open_run_folder(self) -> None:
         try:
             self._run_dir.mkdir(parents=True, exist_ok=True)
+            self._store.begin()
             write_text(self._run_dir / "config.yaml", self._config.to_yaml())
         except OSError as error:
-            raise UserError(f"{self._run_dir} cannot be written ({error.strerror}); choose another folder with "
-                            "runs_dir=PATH") from None
+            way_out = REFUSALS.get(error.errno or 0, "choose another folder with runs_dir=PATH")
+            raise UserError(f"{self._run_dir} cannot be written ({error.strerror}); {way_out}") from None
         (self._run_dir / LOG).unlink(missing_ok=True)
         known = {node.name for node in self._prepared.nodes}
         for link in (self._run_dir / "stages").glob("*"):
             if link.is_symlink() and link.name not in known:
-                link.unlink()
+                link.unlink(missing_ok=True)
 
     def _close_run_folder(self) -> None:
         """The last word: metrics of all stages in the chain's order, and the manifest."""
@@ -351,9 +402,3 @@ class Controller:
         """Results of the evaluation stages that are sealed."""
         return {name: artifact.metrics for name, artifact in self._sealed.items()
                 if self._prepared.node(name).stage.kind.makes == "evaluation"}
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    raise Interrupted
-
-

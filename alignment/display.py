@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from alignment.pinning import cuda_visible
 
 # Seconds a stage of the default recipes takes on two cores, to weigh what is still to come before it has begun.
 TYPICAL_SECONDS = {"pretrain": 60.0, "sft": 45.0, "sample": 25.0, "judge": 2.0, "pairs": 2.0, "reward_model": 45.0,
@@ -202,3 +208,19 @@ def table(results: Mapping[str, Any], order: Sequence[str], title: str) -> Table
 def show(shown: Table) -> None:
     """Prints a table on stdout, wide enough for its columns where nobody watches."""
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def how_to_use(model: Path) -> list[str]:
+    """A line to talk to a model's folder and, where vLLM is installed, one to serve it as OpenAI's servers do.
+
+    The server computes in the weights' own number format, which it would not by itself, and answers this machine alone.
+    On a CPU it is told how much memory its cache may take: left alone it wants nearly all.
+    """
+    folder = shlex.quote(str(model))
+    lines = [f"talk to it: python -m alignment.chat {folder}"]
+    if importlib.util.find_spec("vllm") is not None:
+        dtype = json.loads((model / "config.json").read_text(encoding="utf-8")).get("dtype") or "float32"
+        lines.append(f"serve it: python -m vllm.entrypoints.openai.api_server --model {folder} --served-model-name "
+                     f"{shlex.quote(model.absolute().name)} --dtype {dtype} --host 127.0.0.1"
+                     + ("" if cuda_visible() else " --enforce-eager --kv-cache-memory-bytes 1G"))
+    return lines

@@ -26,8 +26,10 @@ class Batch:
     completions: list[list[int]]
     lengths: Tensor  # (B,)
     mask: Tensor
-    old_logprobs: Tensor
+    engine_logprobs: Tensor  # by whom the tokens were drawn
+    old_logprobs: Tensor  # by the trainer's own forward pass, before the update
     reference_logprobs: Tensor
+    kl: Tensor  # of the policy to the reference, as the penalty counts it
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
@@ -37,7 +39,7 @@ class Batch:
         lengths = torch.tensor([len(tokens) for tokens in completions], device=device)
         mask = losses.length_mask(lengths, int(lengths.max()))
         return cls([list(prompt) for prompt in prompts], [list(tokens) for tokens in completions], lengths, mask,
-                   *(torch.zeros(mask.shape, device=device) for _ in range(5)))
+                   *(torch.zeros(mask.shape, device=device) for _ in range(7)))
 
     def micro_batches(self, rows: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
         """`rows` in groups of like length, each at most `max_tokens` tokens with padding (or one row)."""

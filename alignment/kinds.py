@@ -37,7 +37,18 @@ class StageConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingConfig(StageConfig):
+class Adapter(StageConfig):
+    """Keys of every stage that can train a low-rank adapter in place of all weights."""
+
+    lora_rank: int = key(0, "rank of a LoRA adapter on a frozen model; 0 = train all weights", low=0)
+    lora_alpha: int | None = key(None, "the adapter's scale times its rank; default: twice the rank", low=1)
+    lora_dropout: float = key(0.0, "dropout on the adapter's inputs in training; PPO has none", low=0, high=1)
+    lora_targets: list[str] = key(["all-linear"], "names of the linear layers to adapt, e.g. [q_proj, v_proj]; "
+                                                  "all-linear = all of the body's, not the head")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig(Adapter):
     """Keys of every stage that trains through TRL's trainers."""
 
     max_steps: int = key(200, "optimizer steps", low=1)
@@ -79,6 +90,11 @@ class Pretrain(TrainingConfig):
     dataset: str | None = key(None, "a JSONL or Parquet file with a `text` column, in place of the data source")
     save_dtype: str = key("float32", "of the weights on disk; the embedded base is kept small in float16",
                           choices=("float32", "bfloat16", "float16"))
+
+    def conflict(self) -> str:
+        if self.initial == "random" and self.lora_rank:
+            return f"lora_rank={self.lora_rank}: an adapter on a new model would leave its random weights frozen; use 0"
+        return ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -141,7 +157,7 @@ class RewardModel(TrainingConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ppo(StageConfig):
+class Ppo(Adapter):
     """Proximal policy optimisation with a critic."""
 
     num_iterations: int = key(60, "rollout batches", low=1)
@@ -152,6 +168,11 @@ class Ppo(StageConfig):
     max_new_tokens: int = key(96, "completion length limit", low=1)
     reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
                                            "weight of each part of the reward; 0 = logged only")
+    reward_normalisation: str = key("none", "running = the sum is divided by the deviation of all sums so far",
+                                    choices=("none", "running"))
+    truncation: str = key("penalty", "a truncated completion: penalty = scores truncation_reward; mask = is not "
+                                     "trained on (DAPO); bootstrap = scores what the critic expects after its last "
+                                     "token", choices=("penalty", "mask", "bootstrap"))
     truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum")
     optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
                          choices=("adamw", "muon"))
@@ -165,24 +186,42 @@ class Ppo(StageConfig):
                         choices=("constant", "linear"))
     precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
     critic_warmup: int = key(2, "first iterations that train the critic alone", low=0)
-    critic_from: str = key("policy", "where the critic's trunk starts", choices=("policy", "reward_model"))
+    critic_from: str = key("policy", "where the critic's trunk starts; shared = a head on the policy's own trunk, "
+                                     "trained with it", choices=("policy", "reward_model", "shared"))
+    value_coefficient: float = key(0.1, "weight of a shared trunk's value loss beside the policy's", low=0)
     num_epochs: int = key(1, "passes over each rollout batch", low=1)
     minibatch_size: int = key(48, "completions per optimizer step", low=1)
     micro_batch_tokens: int = key(2048, "tokens per forward pass, padding included; 1024-2048 is fastest on a CPU",
                                   low=16)
+    advantages: str = key("gae", "gae = from the critic; group = a score less the mean of the question's completions, "
+                                 "over their deviation, without a critic and with the KL penalty, k3, in the loss "
+                                 "(GRPO; Shao et al. 2024)", choices=("gae", "group"))
     group_baseline: bool = key(False, "subtract from a score the mean score of the question's other completions "
                                       "(leave-one-out; Kool et al. 2019); the critic then values what is left")
     min_spread: float = key(0.0, "a question whose scores lie closer together than this is not trained on (just above "
                                  "0: DAPO's dynamic sampling)", low=0)
     gamma: float = key(1.0, "discount", low=0, high=1)
     gae_lambda: float = key(0.95, "GAE's lambda", low=0, high=1)
+    critic_lambda: float | None = key(None, "lambda of the critic's targets, default: gae_lambda (decoupled GAE; Yuan "
+                                            "et al. 2025, VC-PPO)", low=0, high=1)
     clip_range: float = key(0.2, "policy ratio clip", low=0)
     clip_range_high: float | None = key(None, "upper side of the policy ratio clip, default: clip_range (DAPO)", low=0)
     dual_clip: float | None = key(3.0, "bound of the policy loss where the advantage is negative, in advantages; "
                                        "null = none (Ye et al. 2020)", low=1)
     value_clip_range: float | None = key(0.2, "value clip; null = none", low=0)
+    importance_cap: float | None = key(None, "bound of the weights that correct for what the engine's probabilities "
+                                             "differ from the trainer's; null = no correction", low=0)
+    max_update_kl: float | None = key(None, "KL per token of the updated policy from the one that drew the batch, in "
+                                            "nats, beyond which the batch's other policy steps are left out", low=0)
+    normalisation: str = key("token", "what weighs the same in a loss: every token, or every completion",
+                             choices=("token", "sequence"))
     kl_coefficient: float = key(0.02, "weight of the KL penalty to the reference in the reward", low=0)
-    kl_estimator: str = key("k1", "estimator of the KL in the reward (Schulman 2020)", choices=("k1", "k2", "k3"))
+    kl_target: float | None = key(None, "KL per completion, in nats, that kl_coefficient is steered towards (Ziegler "
+                                        "et al. 2019); null = it stays", low=0)
+    kl_horizon: int = key(10000, "completions in which that steering can change it at most 1.2-fold", low=1)
+    kl_estimator: str = key("k1", "of the KL in the reward: at the tokens drawn (Schulman 2020), or exact = over all "
+                                  "next tokens", choices=("k1", "k2", "k3", "exact"))
+    kl_top_k: int | None = key(None, "exact over the likeliest next tokens, all others as one; null = over all", low=1)
     entropy_coefficient: float = key(0.0, "weight of the entropy bonus", low=0)
     whiten_advantages: bool = key(True, "zero mean, unit variance over the whole batch")
     imitation_steps: int = key(0, "optimizer steps an iteration spends on imitating the best completions so far "
@@ -196,9 +235,18 @@ class Ppo(StageConfig):
     dev_examples: int = key(200, "dev questions for those", low=1, identity=False)
 
     def conflict(self) -> str:
-        if self.num_samples == 1 and (self.group_baseline or self.min_spread):
-            name = "group_baseline" if self.group_baseline else "min_spread"
+        if self.num_samples == 1 and (self.group_baseline or self.min_spread or self.advantages == "group"):
+            name = "group_baseline" if self.group_baseline else "min_spread" if self.min_spread else "advantages"
             return f"{name}={getattr(self, name)}: compares a question's completions, so num_samples must be 2 or more"
+        if self.advantages == "group":
+            if self.group_baseline:
+                return "group_baseline=True: advantages=group subtracts the group's mean already; leave one out"
+            if self.truncation == "bootstrap":
+                return "truncation=bootstrap: asks the critic, and advantages=group has none"
+        if self.kl_target is not None and not self.kl_coefficient:
+            return f"kl_target={self.kl_target}: steers kl_coefficient, which cannot leave 0; start it above"
+        if self.kl_top_k is not None and self.kl_estimator != "exact":
+            return f"kl_top_k={self.kl_top_k}: says how kl_estimator=exact sums, but that is {self.kl_estimator}"
         return ""
 
 

@@ -58,6 +58,12 @@ def leave_one_out(scores: Tensor) -> Tensor:
     return (scores - scores.mean(dim=1, keepdim=True)) * (count / (count - 1))
 
 
+def group_advantages(scores: Tensor, eps: float = 1e-4) -> Tensor:
+    """GRPO's advantages (Shao et al. 2024, arXiv:2402.03300, section 4.1.2): scores (questions, completions) less the
+    mean of the question's completions, over their deviation (that of a sample; `eps` keeps equal scores at 0)."""
+    return (scores - scores.mean(dim=1, keepdim=True)) / (scores.std(dim=1, keepdim=True) + eps)
+
+
 def terminal_rewards(scores: Tensor, penalties: Tensor, lengths: Tensor) -> Tensor:
     """Rewards (B, T): minus the penalty at every real token, plus the row's score (B,) at its last real token."""
     rewards = -penalties * length_mask(lengths, penalties.shape[1])
@@ -94,6 +100,13 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, c
     return losses
 
 
+def truncated_importance(old_logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Tensor:
+    """min(pi_old(a|s) / pi_engine(a|s), cap) of each token: the weight that makes tokens which the engine drew count as
+    if the trainer's policy had drawn them, bounded against variance (Ionides 2008; Espeholt et al. 2018,
+    arXiv:1802.01561, the rho of V-trace)."""
+    return importance_ratio(old_logprobs, engine_logprobs).clamp(max=cap)
+
+
 def clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
     """True where the clip of `policy_loss` stops the gradient: the ratio has left the range on the winning side."""
     return ((advantages > 0) & (ratio > 1 + clip_high)) | ((advantages < 0) & (ratio < 1 - clip_low))
@@ -123,6 +136,36 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: str) ->
     if estimator == "k3":
         return x.exp() - 1 - x
     raise ValueError(f"no KL estimator is called {estimator!r}; there are k1, k2 and k3")
+
+
+@torch.no_grad()
+def exact_kl(states: Tensor, head: torch.nn.Module, reference_states: Tensor, reference_head: torch.nn.Module, *,
+             temperature: float = 1.0, top_k: int | None = None, limit: int = 1 << 25) -> Tensor:
+    """KL(pi || reference) of the next token in nats, (N,), from the last hidden states (N, D) of both: no estimate.
+
+    `top_k` sums over pi's likeliest tokens and takes all others as one: never more than the exact value, equal to it
+    where the others are nearly impossible. Logits (N, V) live for at most `limit` elements.
+    """
+    def chunk(some: Tensor, others: Tensor) -> Tensor:
+        ours = (head(some).float() / temperature).log_softmax(-1)
+        theirs = (reference_head(others).float() / temperature).log_softmax(-1)
+        if top_k is None or top_k >= ours.size(-1):
+            return (ours.exp() * (ours - theirs)).sum(-1)
+        ours, places = ours.topk(top_k, dim=-1)
+        theirs = theirs.gather(-1, places)
+        rest, reference_rest = ((1 - part.exp().sum(-1)).clamp(min=1e-12) for part in (ours, theirs))
+        return (ours.exp() * (ours - theirs)).sum(-1) + rest * (rest / reference_rest).log()
+
+    rows = max(1, limit // head.weight.shape[0])  # type: ignore[index, union-attr, arg-type]
+    return torch.cat([chunk(some, others) for some, others in zip(states.split(rows), reference_states.split(rows),
+                                                                  strict=True)])
+
+
+def adapted_coefficient(coefficient: float, kl: float, *, target: float, count: int, horizon: int) -> float:
+    """The KL penalty's next weight, after `count` completions whose mean KL was `kl` (Ziegler et al. 2019,
+    arXiv:1909.08593, section 2.2): proportional control of its logarithm, the error held within +-20%."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * count / horizon)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

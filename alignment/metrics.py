@@ -94,8 +94,14 @@ METRICS: dict[str, Metric] = {
     "kl": Metric("KL of the policy to the reference per token, k1 estimator", "nats"),
     "kl_sequence": Metric("KL of the policy to the reference per completion, k1 estimator", "nats"),
     "kl_k3": Metric("KL of the policy to the reference per token, k3 estimator: less noisy, never negative", "nats"),
+    "kl_exact": Metric("KL of the policy's next token to the reference's, over the vocabulary (or its likeliest "
+                       "kl_top_k), mean over tokens", "nats"),
+    "kl_coefficient": Metric("weight of the KL penalty in this iteration"),
+    "update_kl": Metric("KL per token of the updated policy from the one that drew the batch, k3 estimator, mean over "
+                        "the optimizer steps", "nats"),
+    "policy_steps": Metric("optimizer steps the policy took", "count"),
     "entropy": Metric("entropy of the policy's next token at the completions' tokens", "nats"),
-    "policy_loss": Metric("clipped surrogate, mean per token, before the entropy bonus"),
+    "policy_loss": Metric("clipped surrogate, mean per token, without what is added to it"),
     "imitation_loss": Metric("-log-probability per token of the imitated completions, weighted by their gains", "nats",
                              "lower"),
     "value_loss": Metric("half the squared error of the critic, clipped, mean per token", "", "lower"),

@@ -14,7 +14,6 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,7 +24,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from alignment.adapters import merged, save_adapter
 from data.schema import UserError
+from data.tokenizer import read_tokenizer
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
@@ -73,7 +74,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = read_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no EOS token, so no completion could ever end; set "
                         "`eos_token` in its tokenizer_config.json")
@@ -156,15 +157,20 @@ def new_model(tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, num_layer
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
                 dtype: str = "float32", name: str | None = None, description: str = "") -> None:
-    """Writes a model folder with a small card. The model in memory keeps its own dtype and device."""
+    """Writes a model folder with a small card; an adapter is merged into it and also saved by itself, in adapter/.
+
+    The model in memory keeps its own weights, dtype and device.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = getattr(torch, dtype)
     state = {key: value.detach().to("cpu", target) if value.is_floating_point() else value.detach().cpu()
-             for key, value in model.state_dict().items()}
+             for key, value in merged(model, model.state_dict().items())}
     for tied in getattr(model, "all_tied_weights_keys", {}):  # saved once, under the name it is tied to
         state.pop(tied, None)
+    parameters = sum(value.numel() for value in state.values())
     model.save_pretrained(folder, state_dict=state)
+    save_adapter(model, folder / "adapter")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"dtype": dtype, "use_cache": True}  # trainers switch the cache off
@@ -172,5 +178,5 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(CARD.format(
         name=name or folder.name, description=description or "A causal language model.",
-        parameters=model.num_parameters(), architecture=type(model).__name__, vocabulary=model.config.vocab_size,
+        parameters=parameters, architecture=type(model).__name__, vocabulary=model.config.vocab_size,
         dtype=dtype), encoding="utf-8")

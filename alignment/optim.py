@@ -61,9 +61,11 @@ def _iterate_gram(x: Tensor, steps: int) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices for Muon, all other trainable parameters): embeddings, heads, norms and biases stay with AdamW."""
+    """(matrices for Muon, all other trainable parameters): embeddings, heads, norms, biases and the factors of a LoRA
+    adapter, whose product is the matrix, stay with AdamW."""
     outside = {id(parameter) for name, module in model.named_modules() for parameter in module.parameters(recurse=False)
-               if isinstance(module, nn.Embedding) or name.split(".")[-1] in ("lm_head", "embed_out", "score", "head")}
+               if isinstance(module, nn.Embedding) or name.split(".")[-1] in ("lm_head", "embed_out", "score", "head")
+               or ".lora_" in name}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.ndim == 2 and id(parameter) not in outside]
     chosen = {id(parameter) for parameter in matrices}
@@ -150,7 +152,11 @@ def make_optimizer(model: nn.Module, *, optimizer: str, learning_rate: float, mu
                    weight_decay: float) -> MuonAdamW:
     """The optimizer of a training config. Vectors (norms, biases) and embeddings never decay."""
     matrices, rest = split_parameters(model)
+    factors = {id(parameter) for name, parameter in model.named_parameters() if ".lora_" in name}
     algorithm, rate = ("muon", muon_learning_rate) if optimizer == "muon" else ("adamw", learning_rate)
     groups = [{"params": matrices, "algorithm": algorithm, "lr": rate, "weight_decay": weight_decay},
-              {"params": rest, "algorithm": "adamw", "lr": learning_rate, "weight_decay": 0.0}]
+              {"params": [parameter for parameter in rest if id(parameter) in factors], "algorithm": "adamw",
+               "lr": learning_rate, "weight_decay": weight_decay},
+              {"params": [parameter for parameter in rest if id(parameter) not in factors], "algorithm": "adamw",
+               "lr": learning_rate, "weight_decay": 0.0}]
     return MuonAdamW([group for group in groups if group["params"]])

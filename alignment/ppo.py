@@ -5,26 +5,26 @@ each token, by the trainer's own forward passes, so that the ratio is exactly 1 
 KL penalty at each token and the score at the last; advantages; then epochs of minibatches for policy and critic.
 
 What does not decide anything here: where questions, weights and rewards come from, and where numbers go. A completion
-is known by its length and its finish reason, never by a padding id. Every loss is a sum over tokens divided by the
-token count of the whole minibatch, so that micro-batches change memory and nothing else.
+is known by its length and its finish reason, never by a padding id.
 """
 
 from __future__ import annotations
 
-import math
-import random
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment import losses
+from alignment.adapters import adapter_off
 from alignment.experience import Batch
 from alignment.kinds import Ppo
-from alignment.ppo_state import PpoState, Remembered
+from alignment.ppo_state import PpoState
+from alignment.ppo_update import PpoUpdates, autocast, policy_logprobs
 from alignment.rollout.engine import Engine, Generation, Sampling
 from alignment.rollout.rows import to_completion
 from alignment.seeds import derive
@@ -35,11 +35,15 @@ from reward import Reward, Scores
 class PpoTrainer:
     """Runs iterations on a state. The reference never changes; the engine gets the policy's weights each time."""
 
-    def __init__(self, config: Ppo, state: PpoState, *, reference: PreTrainedModel, engine: Engine, reward: Reward,
-                 tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    def __init__(self, config: Ppo, state: PpoState, *, reference: PreTrainedModel | None, engine: Engine,
+                 reward: Reward, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+        """`reference`: None = the policy with its adapter switched off."""
         self.config, self.state, self.engine, self.reward = config, state, engine, reward
-        self.reference, self.tokenizer, self.seed = reference.eval(), tokenizer, seed
-        self.clip_high = config.clip_range if config.clip_range_high is None else config.clip_range_high
+        self.reference, self.tokenizer, self.seed = reference, tokenizer, seed
+        self.critic_lambda = config.gae_lambda if config.critic_lambda is None else config.critic_lambda
+        self.updates = PpoUpdates(config, state, seed=seed)
+        if reference is not None:
+            reference.eval()
         check_head(state.policy)
 
     def iterate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -53,18 +57,21 @@ class PpoTrainer:
         generated = time.perf_counter()
         scores = self._score(questions, generations)
         final = self._final(scores, generations)  # (B,)
-        kept = self._informative(final)
+        kept = self._kept(final, generations)
         batch = Batch.of([prompts[row] for row in kept], [generations[row].token_ids for row in kept],
                          self.state.policy.device)
+        batch.engine_logprobs[batch.mask] = torch.tensor(
+            [logprob for row in kept for logprob in generations[row].logprobs], device=batch.mask.device)
         self._view(batch)
+        cut = [place for place, row in enumerate(kept) if generations[row].finish_reason == "length"]
         metrics = {"reward": final.mean().item(), "trained_on": len(kept) / len(final),
                    **{f"reward_{name}": statistics.fmean(part) for name, part in scores.parts.items()},
-                   **self._rewards(batch, self._centred(final)[kept]),
-                   **rollout_metrics(batch, generations, kept)}
+                   **self._credit(batch, self._centred(final)[kept], cut),
+                   **rollout_metrics(batch, generations)}
         scored = time.perf_counter()
-        metrics |= self._update(batch)
-        self._remember(prompts, generations, final)
-        metrics |= self._imitate()
+        metrics |= self.updates.update(batch)
+        self.updates.remember(prompts, [generation.token_ids for generation in generations], final)
+        metrics |= self.updates.imitate()
         self.state.iteration += 1
         return metrics | {"seconds_generate": generated - started, "seconds_score": scored - generated,
                           "seconds_update": time.perf_counter() - scored}
@@ -84,182 +91,117 @@ class PpoTrainer:
                        for row, (question, generation) in enumerate(zip(questions, generations, strict=True))]
         return self.reward(questions, completions)
 
-    @torch.no_grad()
-    def _view(self, batch: Batch) -> None:
-        """Log-probabilities by the policy as it is and by the reference, and the critic's values."""
-        for rows in batch.micro_batches(range(len(batch.prompts)), self.config.micro_batch_tokens):
-            with self._autocast():
-                for model, target in ((self.state.policy, batch.old_logprobs),
-                                      (self.reference, batch.reference_logprobs)):
-                    batch.fill(target, rows, self._logprobs(model, batch, rows)[0])
-                states, _ = batch.states(self.state.critic.trunk, rows)
-                batch.fill(batch.old_values, rows, self.state.critic(states, batch.trust(rows)))
-
-    def _logprobs(self, model: PreTrainedModel, batch: Batch, rows: Sequence[int], *,
-                  with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        states, targets = batch.states(model.base_model, rows)
-        head = model.get_output_embeddings()
-        return losses.token_logprobs(states, head, targets, temperature=self.config.temperature or 1.0,
-                                     with_entropy=with_entropy)
-
     def _final(self, scores: Scores, generations: Sequence[Generation]) -> Tensor:
-        """The score of each completion, (B,); `truncation_reward` in its place where it was cut off."""
-        return torch.tensor([self.config.truncation_reward if generation.finish_reason == "length" else score
+        """The score of each completion, (B,), normalised where asked for; `truncation_reward` in its place where it
+        was cut off and that is the policy."""
+        deviation = 1.0
+        if self.config.reward_normalisation == "running":
+            self.state.score_moments.add(scores.total)
+            deviation = self.state.score_moments.deviation or 1.0
+        penalised = self.config.truncation == "penalty"
+        return torch.tensor([self.config.truncation_reward if penalised and generation.finish_reason == "length"
+                             else score / deviation
                              for generation, score in zip(generations, scores.total, strict=True)],
                             device=self.state.policy.device, dtype=torch.float32)
 
-    def _informative(self, final: Tensor) -> list[int]:
-        """The rows of the questions whose scores are at least `min_spread` apart; all rows if none is."""
+    def _kept(self, final: Tensor, generations: Sequence[Generation]) -> list[int]:
+        """The rows to train on: those of the questions whose scores are at least `min_spread` apart, or all if none
+        is; without what was cut off where that is masked."""
         groups = final.view(-1, self.config.num_samples)
         spread = groups.amax(dim=1) - groups.amin(dim=1)
         kept = (~(spread < self.config.min_spread)).repeat_interleave(self.config.num_samples).nonzero()[:, 0].tolist()
-        return kept or list(range(len(final)))
+        rows = kept or list(range(len(final)))
+        if self.config.truncation == "mask":
+            rows = [row for row in rows if generations[row].finish_reason != "length"]
+            if not rows:
+                raise UserError(f"PPO iteration {self.state.iteration}: every completion was cut off at "
+                                f"max_new_tokens={self.config.max_new_tokens}, and truncation=mask leaves none to "
+                                "train on; raise the limit, or use truncation=penalty")
+        return rows
 
     def _centred(self, final: Tensor) -> Tensor:
-        """Scores (B,) less their leave-one-out baselines, where asked for."""
-        if not self.config.group_baseline:
-            return final
-        return losses.leave_one_out(final.view(-1, self.config.num_samples)).flatten()
+        """Scores (B,) in relation to those of the question's other completions, where asked for."""
+        groups = final.view(-1, self.config.num_samples)
+        if self.config.advantages == "group":
+            return losses.group_advantages(groups).flatten()
+        return losses.leave_one_out(groups).flatten() if self.config.group_baseline else final
 
-    def _rewards(self, batch: Batch, final: Tensor) -> dict[str, float]:
-        """Fills advantages and returns from the scores (B,)."""
-        config, count = self.config, int(batch.mask.sum())
-        kl = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, config.kl_estimator)
-        rewards = losses.terminal_rewards(final, config.kl_coefficient * kl, batch.lengths)
-        advantages, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
-                                               lam=config.gae_lambda)
-        batch.advantages = losses.whiten(advantages, batch.mask) if config.whiten_advantages else advantages
+    @torch.no_grad()
+    def _view(self, batch: Batch) -> None:
+        """Log-probabilities by the policy as it is and by the reference, the KL between them, the critic's values."""
+        config, policy, critic = self.config, self.state.policy, self.state.critic
+        reference = policy if self.reference is None else self.reference
+        for rows in batch.micro_batches(range(len(batch.prompts)), config.micro_batch_tokens):
+            with autocast(policy, config):
+                states, targets = batch.states(policy.base_model, rows)
+                logprobs, _ = policy_logprobs(policy, states, targets, config)
+                batch.fill(batch.old_logprobs, rows, logprobs)
+                with adapter_off(policy) if self.reference is None else contextlib.nullcontext():
+                    reference_states, _ = batch.states(reference.base_model, rows)
+                reference_logprobs, _ = policy_logprobs(reference, reference_states, targets, config)
+                batch.fill(batch.reference_logprobs, rows, reference_logprobs)
+                if config.kl_estimator == "exact":
+                    kl = losses.exact_kl(states, policy.get_output_embeddings(), reference_states,
+                                         reference.get_output_embeddings(), temperature=config.temperature or 1.0,
+                                         top_k=config.kl_top_k)
+                else:
+                    kl = losses.kl_estimate(logprobs, reference_logprobs, config.kl_estimator)
+                batch.fill(batch.kl, rows, kl)
+                if critic is not None:
+                    read = states if critic.shared else batch.states(critic.trunk, rows)[0]
+                    batch.fill(batch.old_values, rows, critic(read, batch.trust(rows)))
+
+    def _credit(self, batch: Batch, scores: Tensor, cut: Sequence[int]) -> dict[str, float]:
+        """Fills advantages and returns from the scores (B,); `cut`: the rows that came to no end. Steers the KL."""
+        config, state, count = self.config, self.state, int(batch.mask.sum())
+        metrics = {"kl_coefficient": state.kl_coefficient}
+        if config.advantages == "group":
+            batch.advantages = scores[:, None] * batch.mask
+        else:
+            if config.truncation == "bootstrap" and cut:
+                scores[cut] = config.gamma * self._values_after(batch, cut)
+            rewards = losses.terminal_rewards(scores, state.kl_coefficient * batch.kl, batch.lengths)
+            advantages, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
+                                                   lam=config.gae_lambda)
+            if self.critic_lambda != config.gae_lambda:
+                _, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
+                                              lam=self.critic_lambda)
+            batch.advantages = losses.whiten(advantages, batch.mask) if config.whiten_advantages else advantages
+            variance = losses.explained_variance(batch.old_values, batch.returns, batch.mask)
+            metrics |= {"values": losses.masked_mean(batch.old_values, batch.mask).item(),
+                        "explained_variance": variance.item()}
         x = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k1") * batch.mask
         k3 = losses.kl_estimate(batch.old_logprobs, batch.reference_logprobs, "k3")
-        variance = losses.explained_variance(batch.old_values, batch.returns, batch.mask)
-        return {"kl": (x.sum() / count).item(), "kl_sequence": x.sum(1).mean().item(),
-                "kl_k3": losses.masked_mean(k3, batch.mask).item(),
-                "values": losses.masked_mean(batch.old_values, batch.mask).item(),
-                "explained_variance": variance.item()}
+        metrics |= {"kl": (x.sum() / count).item(), "kl_sequence": x.sum(1).mean().item(),
+                    "kl_k3": losses.masked_mean(k3, batch.mask).item()}
+        if config.kl_estimator == "exact":
+            metrics["kl_exact"] = losses.masked_mean(batch.kl, batch.mask).item()
+        if config.kl_target is not None:
+            state.kl_coefficient = losses.adapted_coefficient(
+                state.kl_coefficient, metrics["kl_sequence"], target=config.kl_target, count=len(batch.prompts),
+                horizon=config.kl_horizon)
+        return metrics
 
-    # ----------------------------------------------------------------------------------------------------- update
-
-    def _update(self, batch: Batch) -> dict[str, float]:
-        """Epochs of minibatches; means over the optimizer steps."""
-        config, state = self.config, self.state
-        warming_up = state.iteration < config.critic_warmup
-        self._set_rates()
-        steps: list[dict[str, float]] = []
-        for epoch in range(config.num_epochs):
-            generator = torch.Generator().manual_seed(derive(self.seed, "order", state.iteration, epoch))
-            order = torch.randperm(len(batch.prompts), generator=generator).tolist()
-            count = math.ceil(len(order) / config.minibatch_size)
-            for rows in (order[part::count] for part in range(count)):
-                metrics = self._critic_step(batch, rows)
-                if not warming_up:
-                    metrics |= self._policy_step(batch, rows)
-                steps.append(metrics)
-        names = dict.fromkeys(name for step in steps for name in step)
-        means = {name: sum(step[name] for step in steps) / len(steps) for name in names if name != "ratio_max"}
-        if not warming_up:
-            means["ratio_max"] = max(step["ratio_max"] for step in steps)
-            means["ratio_first"] = steps[0]["ratio_mean"]
-        return means
-
-    def _set_rates(self) -> None:
-        """The learning rates of this iteration, from the schedule."""
-        left = 1 - self.state.iteration / self.config.num_iterations if self.config.schedule == "linear" else 1.0
-        for optimizer in (self.state.policy_optimizer, self.state.critic_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * left
-
-    def _policy_step(self, batch: Batch, rows: Sequence[int]) -> dict[str, float]:
-        """One optimizer step of the policy on the clipped surrogate, minus the entropy bonus."""
-        config, count = self.config, float(batch.lengths[list(rows)].sum())
-        sums = torch.zeros(4, device=batch.mask.device)  # loss, entropy, clipped, ratio
-        largest = 0.0
-        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
-            with self._autocast(), torch.set_grad_enabled(True):
-                logprobs, entropies = self._logprobs(self.state.policy, batch, micro, with_entropy=True)
-            old, advantages = batch.tokens(batch.old_logprobs, micro), batch.tokens(batch.advantages, micro)
-            assert entropies is not None
-            loss = losses.policy_loss(logprobs, old, advantages, clip_low=config.clip_range, clip_high=self.clip_high,
-                                      dual_clip=config.dual_clip).sum() / count
-            if config.entropy_coefficient:
-                loss = loss - config.entropy_coefficient * entropies.sum() / count
-            loss.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                ratio = losses.importance_ratio(logprobs, old)
-                stopped = losses.clipped(ratio, advantages, clip_low=config.clip_range, clip_high=self.clip_high)
-                sums += torch.stack([loss * count, entropies.sum(), stopped.sum(), ratio.sum()])
-                largest = max(largest, ratio.max().item())
-        norm = self._step(self.state.policy_optimizer, "policy", sums[0])
-        loss_mean, entropy, clip_fraction, ratio_mean = (sums / count).tolist()
-        return {"policy_loss": loss_mean, "entropy": entropy, "clip_fraction": clip_fraction,
-                "ratio_mean": ratio_mean, "ratio_max": largest, "policy_grad_norm": norm}
-
-    def _critic_step(self, batch: Batch, rows: Sequence[int]) -> dict[str, float]:
-        """One optimizer step of the critic on the clipped value loss."""
-        config, count = self.config, float(batch.lengths[list(rows)].sum())
-        total = torch.zeros((), device=batch.mask.device)
-        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
-            with self._autocast():
-                values = self.state.critic(batch.states(self.state.critic.trunk, micro)[0], batch.trust(micro))
-            loss = losses.value_loss(values, batch.tokens(batch.old_values, micro), batch.tokens(batch.returns, micro),
-                                     clip_range=config.value_clip_range).sum() / count
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        norm = self._step(self.state.critic_optimizer, "critic", total)
-        return {"value_loss": total.item(), "critic_grad_norm": norm}
-
-    def _remember(self, prompts: Sequence[Sequence[int]], generations: Sequence[Generation], final: Tensor) -> None:
-        """Keeps the completions whose score is above the mean of all, and by how much: also of the questions that the
-        policy gradient learns nothing from, because all their completions are right."""
-        if self.config.imitation_steps:
-            gains = (final - final.mean()).tolist()
-            self.state.memory += [Remembered(list(prompts[row]), list(generations[row].token_ids), gain)
-                                  for row, gain in enumerate(gains) if gain > 0]
-            del self.state.memory[:-self.config.imitation_memory]
-
-    def _imitate(self) -> dict[str, float]:
-        """Self-imitation (Oh et al. 2018, arXiv:1806.05531, eq. 2): steps on -log pi(a|s) (R - V(s))+ of remembered
-        completions, drawn anew for each step; the mean loss. (R - V)+ is one number a completion, with the batch's mean
-        score in the place of V; the critic learns from rollouts alone."""
-        config, state = self.config, self.state
-        if not state.memory or state.iteration < config.critic_warmup:
-            return {}
-        drawn = random.Random(derive(self.seed, "imitation", state.iteration))
-        total = 0.0
-        for _ in range(config.imitation_steps):
-            chosen = drawn.sample(state.memory, min(config.imitation_batch_size, len(state.memory)))
-            batch = Batch.of([row.prompt for row in chosen], [row.completion for row in chosen], state.policy.device)
-            gains = torch.tensor([row.gain for row in chosen], device=batch.lengths.device)[:, None] * batch.mask
-            loss_sum = torch.zeros((), device=batch.lengths.device)
-            for rows in batch.micro_batches(range(len(chosen)), config.micro_batch_tokens):
-                with self._autocast():
-                    logprobs, _ = self._logprobs(state.policy, batch, rows)
-                loss = -(logprobs * batch.tokens(gains, rows)).sum() / gains.sum()
-                loss.backward()  # type: ignore[no-untyped-call]
-                loss_sum += loss.detach()
-            self._step(state.policy_optimizer, "policy", loss_sum)
-            total += loss_sum.item()
-        return {"imitation_loss": total / config.imitation_steps}
-
-    def _step(self, optimizer: torch.optim.Optimizer, who: str, loss: Tensor) -> float:
-        """Clips the gradient, steps, clears it; its norm before clipping."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf).item()
-        if not (math.isfinite(norm) and math.isfinite(loss.item())):
-            raise FloatingPointError(f"PPO iteration {self.state.iteration}: the {who}'s loss is {loss.item()} and its "
-                                     f"gradient norm {norm}; lower its learning rate, or look at the reward")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.state.policy.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+    @torch.no_grad()
+    def _values_after(self, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """The critic's value of the state after the rows' last token, (rows,): of one more token, whichever it is."""
+        critic = self.state.critic
+        assert critic is not None
+        longer = Batch.of([batch.prompts[row] for row in rows], [[*batch.completions[row], 0] for row in rows],
+                          batch.lengths.device)
+        width = longer.mask.shape[1] - 1
+        longer.reference_logprobs[:, :width] = batch.reference_logprobs[list(rows), :width]
+        trunk = self.state.policy.base_model if critic.shared else critic.trunk
+        for micro in longer.micro_batches(range(len(rows)), self.config.micro_batch_tokens):
+            with autocast(self.state.policy, self.config):
+                longer.fill(longer.old_values, micro, critic(longer.states(trunk, micro)[0], longer.trust(micro)))
+        return longer.old_values[torch.arange(len(rows)), longer.lengths - 1]
 
 
-def rollout_metrics(batch: Batch, generations: Sequence[Generation], kept: Sequence[int]) -> dict[str, float]:
-    """Lengths, truncation, and how far the engine's log-probabilities are from the trainer's for the `kept` ones,
-    which are the batch."""
-    sampled = torch.tensor([logprob for row in kept for logprob in generations[row].logprobs])
-    gap = (batch.old_logprobs[batch.mask].cpu() - sampled).abs()
+def rollout_metrics(batch: Batch, generations: Sequence[Generation]) -> dict[str, float]:
+    """Lengths and truncation of all that was generated, and how far the engine's log-probabilities are from the
+    trainer's for the batch that was made of it."""
+    gap = (batch.old_logprobs - batch.engine_logprobs)[batch.mask].abs()
     return {"length": statistics.fmean(len(generation.token_ids) for generation in generations),
             "truncated": sum(generation.finish_reason == "length" for generation in generations) / len(generations),
             "logprob_gap_mean": gap.mean().item(), "logprob_gap_max": gap.max().item()}

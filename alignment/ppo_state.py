@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,18 @@ class Critic(nn.Module):
     two numbers the critic cannot tell where a completion went wrong.
     """
 
-    def __init__(self, trunk: Any, *, num_layers: int | None = None) -> None:
-        """Copies `trunk`, a transformers model without an output head; keeps its first `num_layers` layers."""
+    def __init__(self, trunk: Any, *, num_layers: int | None = None, shared: bool = False) -> None:
+        """Copies `trunk`, a transformers model without an output head, and keeps its first `num_layers` layers; a
+        `shared` one stays the policy's own, and the critic is the head alone."""
         super().__init__()
-        self.trunk: Any = copy.deepcopy(trunk)
-        if num_layers is not None:
+        self.shared = shared
+        if not shared:
+            self.trunk: Any = copy.deepcopy(trunk)
+        if num_layers is not None and not shared:
             self.trunk.layers = self.trunk.layers[:num_layers]
             self.trunk.config.num_hidden_layers = len(self.trunk.layers)
-        width = self.trunk.config.get_text_config().hidden_size
-        weight = next(self.trunk.parameters())
+        width = trunk.config.get_text_config().hidden_size
+        weight = next(trunk.parameters())
         self.head = nn.Linear(width + 2, 1, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -53,35 +59,68 @@ class Remembered:
 
 
 @dataclasses.dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of all values so far (Welford's, merged by batch: Chan et al. 1983)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Sequence[float]) -> None:
+        mean = statistics.fmean(values)
+        together = self.count + len(values)
+        gap = mean - self.mean
+        self.squares += sum((value - mean) ** 2 for value in values) + gap**2 * self.count * len(values) / together
+        self.mean += gap * len(values) / together
+        self.count = together
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+@dataclasses.dataclass
 class PpoState:
     """All that an iteration changes; with the config and the seed it is all that the next one depends on."""
 
     policy: PreTrainedModel
-    critic: Critic
+    critic: Critic | None  # none: advantages are the group's
     policy_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer | None
+    kl_coefficient: float
     iteration: int = 0
     reward_scales: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    score_moments: Moments = dataclasses.field(default_factory=Moments)
     memory: list[Remembered] = dataclasses.field(default_factory=list)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        return [model for model in (self.policy, self.critic) if model is not None]
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [optimizer for optimizer in (self.policy_optimizer, self.critic_optimizer) if optimizer is not None]
 
     def save(self, folder: Path) -> None:
         """Writes what `load` needs into a checkpoint's folder."""
         torch.save({
-            "models": [trainable(model) for model in (self.policy, self.critic)],
-            "optimizers": [self.policy_optimizer.state_dict(), self.critic_optimizer.state_dict()],
-            "iteration": self.iteration, "reward_scales": self.reward_scales,
+            "models": [trainable(model) for model in self.models],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "iteration": self.iteration, "kl_coefficient": self.kl_coefficient, "reward_scales": self.reward_scales,
+            "score_moments": dataclasses.astuple(self.score_moments),
             "memory": [dataclasses.astuple(row) for row in self.memory],
         }, folder / STATE)
 
     def load(self, folder: Path) -> None:
         """Makes this state, built as before the first iteration, the one that was saved."""
         saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        for model, weights in zip((self.policy, self.critic), saved["models"], strict=True):
+        for model, weights in zip(self.models, saved["models"], strict=True):
             model.load_state_dict(weights, strict=False)  # the rest does not change
-        for optimizer, state in zip((self.policy_optimizer, self.critic_optimizer), saved["optimizers"], strict=True):
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        self.iteration = saved["iteration"]
+        self.iteration, self.kl_coefficient = saved["iteration"], saved["kl_coefficient"]
         self.reward_scales.update(saved["reward_scales"])
+        self.score_moments = Moments(*saved["score_moments"])
         self.memory[:] = [Remembered(*row) for row in saved["memory"]]
 
 
@@ -90,7 +129,7 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
+def new_state(policy: PreTrainedModel, critic: Critic | None, config: Ppo) -> PpoState:
     """The state before the first iteration. Dropout stays off for good: it would make the ratio noisy."""
     def optimizer(model: nn.Module, rate: float, muon_rate: float) -> torch.optim.Optimizer:
         made = make_optimizer(model, optimizer=config.optimizer, learning_rate=rate, muon_learning_rate=muon_rate,
@@ -99,6 +138,8 @@ def new_state(policy: PreTrainedModel, critic: Critic, config: Ppo) -> PpoState:
             group["initial_lr"] = group["lr"]
         return made
 
-    return PpoState(policy.eval(), critic.eval(),
-                    optimizer(policy, config.learning_rate, config.muon_learning_rate),
-                    optimizer(critic, config.critic_learning_rate, config.critic_muon_learning_rate))
+    return PpoState(
+        policy.eval(), None if critic is None else critic.eval(),
+        optimizer(policy, config.learning_rate, config.muon_learning_rate),
+        None if critic is None else optimizer(critic, config.critic_learning_rate, config.critic_muon_learning_rate),
+        config.kl_coefficient)

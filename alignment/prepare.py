@@ -13,6 +13,8 @@ from typing import Any
 
 from alignment import contracts, identity, pinning, plan
 from alignment.config import RunConfig, rollout_engine
+from alignment.costs import Costs
+from alignment.forecast import forecasts
 from alignment.identity import Parts
 from alignment.kinds import Pairs, Pretrain, Sft
 from alignment.origin import BaseModel, find
@@ -143,13 +145,18 @@ def check_ready(prepared: Prepared) -> list[str]:
     return check_data(prepared)
 
 
+def missing(prepared: Prepared) -> list[Node]:
+    """The stages whose artifact is not there, or is not to be used."""
+    return [node for node in prepared.nodes if node.name in prepared.forced
+            or prepared.store.get(node.stage.config.kind, node.identity) is None]
+
+
 def check_data(prepared: Prepared) -> list[str]:
-    missing = [node for node in prepared.nodes if not node.stage.adopted and (
-        node.name in prepared.forced or prepared.store.get(node.stage.config.kind, node.identity) is None)]
+    running = [node for node in missing(prepared) if not node.stage.adopted]
     data, found = prepared.config.data, []
-    if data.path and is_local(data.path) and any(node.stage.kind.reads_data for node in missing):
+    if data.path and is_local(data.path) and any(node.stage.kind.reads_data for node in running):
         found.append(f"data.path={data.path}: {open_source(data.source_config()).report}")
-    for node in missing:
+    for node in running:
         config = node.stage.config
         if isinstance(config, Sft) and config.dataset and is_local(config.dataset):
             found.append(f"{node.name}.dataset={config.dataset}: {read_conversations(config.dataset)[1]}")
@@ -168,11 +175,36 @@ def needs_network(prepared: Prepared) -> bool:
     return any(place is not None and not Path(place).expanduser().exists() for place in places)
 
 
+def last_seconds(prepared: Prepared) -> dict[str, float]:
+    """stage -> seconds it last took in this store, where it was ever run there."""
+    last = {(a.manifest["stage"], a.manifest["kind"]): float(a.manifest["seconds"]) for a in prepared.store.artifacts()
+            if not a.manifest["adopted"]}
+    kinds = {node.name: node.stage.config.kind for node in prepared.nodes}
+    return {name: last[name, kind] for name, kind in kinds.items() if (name, kind) in last}
+
+
 def expected_seconds(prepared: Prepared, typical: dict[str, float]) -> dict[str, float]:
     """stage -> seconds: what the stage last took in this store, else what its kind typically takes."""
-    last = {(a.manifest["stage"], a.manifest["kind"]): float(a.manifest["seconds"]) for a in prepared.store.artifacts()}
-    return {node.name: last.get((node.name, node.stage.config.kind), typical.get(node.stage.config.kind, 30.0))
-            for node in prepared.nodes}
+    last = last_seconds(prepared)
+    return {node.name: last.get(node.name, typical.get(node.stage.config.kind, 30.0)) for node in prepared.nodes}
+
+
+def costs(prepared: Prepared) -> Costs:
+    """What the stages that would run do and take. Raises UserError where a model's weights or tokenizer are broken."""
+    wanted = {node.name for node in missing(prepared)} & (prepared.allowed or {node.name for node in prepared.nodes})
+    found = forecasts([node.stage for node in prepared.nodes], source=prepared.config.data.source_config(),
+                      base=prepared.base_model.path if prepared.base_model else None, rollout=prepared.rollout)
+    root = prepared.config.root
+    return Costs([found[node.name] for node in prepared.nodes if node.name in wanted], folder=Path(root.runs_dir),
+                 workers=pinning.workers(root.workers, threads=root.threads))
+
+
+def check_disk(prepared: Prepared) -> None:
+    """Before anything is started: what the stages will write has room."""
+    need = costs(prepared)
+    if not need.fits:
+        raise UserError(f"runs_dir={prepared.config.root.runs_dir}: {need.disk()}; make room (`python -m "
+                        "alignment.store gc` says what no run uses), or choose another disk with runs_dir=PATH")
 
 
 def reasons(prepared: Prepared, node: Node) -> list[str]:
@@ -188,20 +220,23 @@ def reasons(prepared: Prepared, node: Node) -> list[str]:
 
 
 def explain(prepared: Prepared) -> str:
-    """What a run would do, a line a stage and a line a reason."""
+    """What a run would do, a line a stage and a line a reason, and what that would cost."""
     lines = [f"{prepared.config.recipe}, {prepared.config.run_dir}:"]
     for node in prepared.nodes:
         sealed = prepared.store.get(node.stage.config.kind, node.identity)
         if sealed is not None and node.name not in prepared.forced:
-            lines.append(f"  {node.name}: reused ({sealed.path.name})")
-            lines += [f"      accepted: {change}" for change in node.accepted]
+            lines.append(f"{node.name}: reused ({sealed.path.name})")
+            lines += [f"    accepted: {change}" for change in node.accepted]
             continue
         if prepared.allowed and node.name not in prepared.allowed:
-            lines.append(f"  {node.name}: must run first, but {limit(prepared)}")
+            lines.append(f"{node.name}: must run first, but {limit(prepared)}")
             continue
-        lines.append(f"  {node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
-        lines += [f"      {reason}" for reason in reasons(prepared, node)]
-    return "\n".join([*lines, *(f"  {line}" for line in check_ready(prepared))])
+        lines.append(f"{node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
+        lines += [f"    {reason}" for reason in reasons(prepared, node)]
+    lines += check_ready(prepared)
+    need = costs(prepared)
+    lines += ["", *need.table(last_seconds(prepared))] if need.stages else []
+    return "\n".join([lines[0], *(f"  {line}".rstrip() for line in lines[1:])])
 
 
 def limit(prepared: Prepared) -> str:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from alignment.config import RunConfig
 from alignment.controller import DONE, INTERRUPTED, USER_ERROR, Controller
 from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import BASE
-from alignment.prepare import explain, prepare
+from alignment.prepare import Prepared, explain, prepare
+from alignment.store import refusals
 from data.schema import UserError
 
 
@@ -52,11 +54,30 @@ def execute(config: RunConfig) -> int:
         shown = display.table(results, [BASE, *config.stages], f"{name}: held-out metrics with 95% intervals")
         if shown is not None:
             display.show(shown)
-    report = write_report(config.run_dir)
-    if report is not None:
-        controller.record.write(files=[report.name])
-        print(f"report: {report}")
+    try:
+        report = write_report(config.run_dir)
+        if report is not None:
+            controller.record.write(files=[report.name])
+            print(f"report: {report}")
+    except OSError:  # a full disk, perhaps the very one that a stage failed on: that was said
+        if code == DONE:
+            raise
+    if code == DONE and not config.root.quiet:
+        say_how_to_use(prepared)
     return code
+
+
+def say_how_to_use(prepared: Prepared) -> None:
+    """How to use the last model of the chain, where it makes one."""
+    made = [node.name for node in prepared.nodes if node.stage.kind.makes == "model"]
+    if made:
+        print(*display.how_to_use(prepared.config.run_dir / "stages" / made[-1]), sep="\n")
+
+
+def attempt(config: RunConfig) -> int:
+    """`execute`, in which a full or read-only disk is the user's error."""
+    with refusals(Path(config.root.runs_dir)):
+        return execute(config)
 
 
 def write_report(run_dir: Path) -> Path | None:
@@ -89,7 +110,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
             return
         chosen = HydraConfig.get()
         said = list(chosen.overrides.task)
-        codes.append(guarded(lambda: execute(configs.resolve(composed, choices=dict(chosen.runtime.choices),
+        codes.append(guarded(lambda: attempt(configs.resolve(composed, choices=dict(chosen.runtime.choices),
                                                              overrides=said))))
 
     configs.register()
@@ -142,11 +163,12 @@ def command(argv: Sequence[str]) -> int:
     overrides, config_dirs, multirun = split_arguments(argv)
     if multirun:
         return sweep(overrides, config_dirs)
-    return execute(configs.load(overrides, config_dirs=config_dirs))
+    return attempt(configs.load(overrides, config_dirs=config_dirs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return guarded(lambda: command(arguments))
     except KeyboardInterrupt:
@@ -155,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

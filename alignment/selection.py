@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignment.adapters import trainable
 from alignment.stage import Stage
 
 
@@ -36,8 +37,7 @@ class BestWeights(TrainerCallback):
         if state.is_world_process_zero:
             self.stage.log(state.global_step, **metrics)
         if self.consider(state.global_step, metrics[self.key]):
-            parameters = kwargs["model"].named_parameters()
-            self.weights = {name: parameter.detach().clone() for name, parameter in parameters}
+            self.weights = {name: parameter.detach().clone() for name, parameter in trainable(kwargs["model"])}
         if self.worse >= self.patience:
             control.should_training_stop = True
 
@@ -53,7 +53,7 @@ class BestWeights(TrainerCallback):
     def restore(self, model: PreTrainedModel) -> None:
         """Puts the best weights back into the model."""
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in trainable(model):
                 parameter.copy_(self.weights[name])
 
     def save(self, folder: Path) -> None:

@@ -13,7 +13,9 @@ import dataclasses
 import importlib
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -110,21 +112,33 @@ def load_job(path: Path) -> Stage:
 
 
 def receive_job() -> Path:
-    """Waits for the job file's path on stdin; from then on this process group ends when stdin does."""
+    """Waits for the job file's path on stdin; from then on this process group ends when stdin does.
+
+    With the path comes a share in the job's lock. Left open, it holds the lock until this process is gone, so that no
+    other one makes the same artifact while this one, its controller killed, still lives.
+    """
     line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(0, 4096)
-        if not part:
-            sys.exit(0)  # the controller is gone, or had no need of this process
-        line += part
+    with socket.socket(fileno=os.dup(0)) as stdin:
+        while not line.endswith(b"\n"):
+            part, _, _, _ = socket.recv_fds(stdin, 4096, 1)
+            if not part:
+                sys.exit(0)  # the controller is gone, or had no need of this process
+            line += part
     threading.Thread(target=_end_with_controller, daemon=True).start()
     return Path(os.fsdecode(line.rstrip(b"\n")))
 
 
 def _end_with_controller() -> None:
-    while os.read(0, 4096):
-        pass
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
     os.killpg(0, signal.SIGKILL)
+
+
+def peak_mib() -> float:
+    """The most memory this process has held so far."""
+    units = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB: bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units, 1)
 
 
 def main(argv: list[str]) -> int:
@@ -146,6 +160,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:  # whatever it is, the controller reports it; an interrupt has nothing to report
         stage._event(event="error", user=False, text=f"{type(error).__name__}: {error}")
         raise
+    stage._event(event="peak", mib=peak_mib())
     return 0
 
 

@@ -1,5 +1,6 @@
 """The store of sealed artifacts: a folder each, named by kind and identity, read only once its manifest is there.
 
+    <runs_dir>/store/FORMAT                                the number of this layout
     <runs_dir>/store/<kind>-<identity>/...                 sealed: files and manifest.json
     <runs_dir>/store/.work/<kind>-<identity>/output/...    being made; never read
     <runs_dir>/store/.locks/<kind>-<identity>.lock         held by whoever is making it
@@ -10,7 +11,9 @@ every moment an artifact is either whole or absent.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import importlib
 import json
@@ -25,10 +28,15 @@ from typing import Any
 from alignment.identity import Parts, digest, file_sha256, tree_sha256
 from data.schema import UserError
 
+FORMAT = 1  # of the layout and of manifests; a store that does not say has the first
 MANIFEST = "manifest.json"
 LOG = "metrics.jsonl"  # a record of the making, times included: kept beside the content and not part of its hash
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
 FULL_CHECK_BYTES = 256 * 2**20  # artifacts up to this size are hashed whenever they are reused, larger ones sized
+MAKE_ROOM = "make room, then run the same command again: it goes on from here"
+ELSEWHERE = "give access to it, or choose another folder with runs_dir=PATH"
+REFUSALS = {errno.ENOSPC: MAKE_ROOM, errno.EDQUOT: MAKE_ROOM, errno.EFBIG: MAKE_ROOM, errno.EROFS: ELSEWHERE,
+            errno.EACCES: ELSEWHERE, errno.EPERM: ELSEWHERE}  # what a disk says no with, and the way out
 
 
 class StoreError(RuntimeError):
@@ -92,10 +100,28 @@ class Lock:
 
 
 class Store:
-    """All sealed artifacts of a runs folder."""
+    """All sealed artifacts of a runs folder. Raises UserError for one that another version of finalign laid out."""
 
     def __init__(self, runs_dir: Path) -> None:
         self.root = runs_dir.resolve() / "store"
+        with refusals(self.root):
+            found = self._format()
+        if found != str(FORMAT):
+            raise UserError(f"{self.root} was made by another version of finalign (its FORMAT is {found!r}, this "
+                            f"version's is {FORMAT}); use another folder with runs_dir=PATH, or that version")
+
+    def _format(self) -> str:
+        """What the store says of itself; this version's where there is no store yet."""
+        try:
+            return (self.root / "FORMAT").read_text(encoding="utf-8", errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return "1" if self.root.is_dir() and any(self.root.iterdir()) else str(FORMAT)
+
+    def begin(self) -> None:
+        """Makes the store's folder where there is none, and writes its format down."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not (self.root / "FORMAT").exists():
+            write_text(self.root / "FORMAT", f"{FORMAT}\n")
 
     def path(self, kind: str, identity: str) -> Path:
         return self.root / f"{kind}-{identity[:16]}"
@@ -134,6 +160,15 @@ class Store:
                 return True
         return False
 
+    def tidy(self, kind: str, identity: str) -> None:
+        """Deletes what a kill between sealing and clearing up has left of a sealed artifact's work."""
+        work = self.work(kind, identity)
+        if work.exists():
+            lock = self.lock(kind, identity)
+            if lock.acquire():
+                shutil.rmtree(work, ignore_errors=True)
+            lock.release()
+
     def unfinished(self) -> list[Path]:
         """Folders of artifacts that were begun and not sealed; the same command goes on from what is in them."""
         return sorted(path for path in (self.root / ".work").glob("*") if path.is_dir())
@@ -158,7 +193,7 @@ class Store:
 
     def seal(self, *, kind: str, identity: str, stage: str, parts: Parts, seed: int, seconds: float,
              metrics: dict[str, Any], notes: list[str], log: list[dict[str, Any]],
-             adopted: str | None = None) -> Artifact:
+             adopted: str | None = None, peak_mib: float | None = None) -> Artifact:
         """Makes what lies in the work folder's `output` the artifact of `identity`; the lock must be held."""
         work, final = self.work(kind, identity), self.path(kind, identity)
         output = work / "output"
@@ -174,8 +209,8 @@ class Store:
         (output / LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
         manifest = {
             "identity": identity, "kind": kind, "stage": stage, "created": time.time(), "seconds": round(seconds, 3),
-            "seed": seed, "adopted": adopted, "parts": parts, "metrics": metrics, "notes": notes, "files": files,
-            "records": {LOG: describe(output / LOG)},
+            "peak_mib": peak_mib, "seed": seed, "adopted": adopted, "parts": parts, "metrics": metrics, "notes": notes,
+            "files": files, "records": {LOG: describe(output / LOG)},
             "output_sha256": tree_sha256({name: entry["sha256"] for name, entry in files.items()}),
         }
         write_json(output / MANIFEST, manifest | {"manifest_sha256": digest(manifest)}, durable=True)
@@ -213,12 +248,28 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Writes a file that is at every moment either the old one or the new one; `durable` = even after a power cut."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(scratch, path)
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def refusals(folder: Path) -> Iterator[None]:
+    """Inside: what the disk refuses below `folder`, being full or read-only, is a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise UserError(f"{error.filename or folder}: {error.strerror}; {REFUSALS[error.errno]}") from error
 
 
 def sync(folder: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import datasets
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -31,10 +32,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from trl import SFTTrainer
 
-from alignment.checkpoints import CHECKPOINTS, KEPT, MARKER, Termination, delete_broken, latest_checkpoint
+from alignment.adapters import trainable
+from alignment.checkpoints import CHECKPOINTS, Termination, delete_broken, end_checkpoint, latest_checkpoint
 from alignment.kinds import TrainingConfig
 from alignment.optim import make_optimizer
 from alignment.stage import Stage
@@ -86,7 +90,7 @@ def training_arguments(stage: Stage) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.log_every, "logging_first_step": True, "logging_nan_inf_filter": False,
-        "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": KEPT,
+        "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": None,  # ours: end_checkpoint
         "eval_strategy": "no", "remove_unused_columns": False, "report_to": "none", "disable_tqdm": True,
         "log_level": "error", "seed": stage.derive("train"), "data_seed": stage.derive("order"),
     }
@@ -106,14 +110,27 @@ class _Progress(TrainerCallback):
 
 
 class _StopWhenAsked(TrainerCallback):
-    """On SIGTERM: a checkpoint at the end of the step, and no further step."""
+    """On SIGTERM: a checkpoint at the end of the step, and no further step.
+
+    The checkpoint does not say that training is to stop, unless that was its last step anyway: see `has_ended`.
+    """
 
     def __init__(self, termination: Termination) -> None:
-        self.termination = termination
+        self.termination, self.stopped = termination, False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.termination.asked:
-            control.should_save = control.should_training_stop = True
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.termination.asked and not control.should_training_stop:
+            self.stopped = control.should_training_stop = True
+
+
+def has_ended(state: TrainerState) -> bool:
+    """Whether the step of a checkpoint was the last one; the trainer would add another."""
+    callbacks: Any = state.stateful_callbacks
+    return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 class StageTrainer(Trainer):
@@ -146,10 +163,17 @@ class StageTrainer(Trainer):
         if self.is_world_process_zero():
             delete_broken(folder)
             self.stage.resume_log(checkpoint)
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if has_ended(state):
+                self.state = state
+                self._load_from_checkpoint(str(checkpoint))
+                return
         with Termination() as termination:
-            self.add_callback(_StopWhenAsked(termination))
+            stop = _StopWhenAsked(termination)
+            self.add_callback(stop)
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if termination.asked and self.state.global_step < self.state.max_steps:
+        if stop.stopped:
             sys.exit(128 + signal.SIGTERM)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -159,7 +183,17 @@ class StageTrainer(Trainer):
             if self.memory is not None:
                 self.memory.save(folder)
             self.stage.save_log(folder)
-            (folder / MARKER).touch()
+            end_checkpoint(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint's weights: what training changes, as the rest is that of the stage's input."""
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file({name: parameter.detach().contiguous() for name, parameter in trainable(self.model)},
+                  Path(output_dir) / SAFE_WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME), strict=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line of metrics.jsonl. Raises FloatingPointError where training has diverged."""

@@ -22,6 +22,7 @@ Takes a base language model to an aligned one, stage by stage, and says what eac
   python -m alignment.run recipe=ppo_fin scale=tiny               the same in under a minute
   python -m alignment.run recipe=ppo_fin ppo.learning_rate=1e-4   PPO and what hangs on it again, the rest reused
   python -m alignment.run recipe=ppo_fin dry_run=true             what would run, and why
+  python -m alignment.run recipe=evaluate model.path=FOLDER       the evaluation alone, of any model
   python -m alignment.run -m recipe=ppo_fin seed=1,2,3            a sweep
   python -m alignment.run --help KIND                             the keys of one kind of stage
 

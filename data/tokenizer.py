@@ -1,4 +1,4 @@
-"""The embedded default's tokenizer: byte-level BPE in which every digit is a token of its own.
+"""The embedded default's tokenizer, byte-level BPE in which every digit is a token of its own; and any model's, read.
 
 A leading space is glued to a word and to the first digit of a number, so that ` 46 - 40` costs five tokens and a
 number has the same tokens wherever a space stands before it. Runs of Han characters may merge into words. Bytes are
@@ -7,10 +7,12 @@ the alphabet, so that no text is unknown. The chat template marks what an assist
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<user>", "<assistant>", "<system>")
 PATTERN = r" ?\p{N}| ?\p{Han}+| ?[\p{L}\p{M}&&[^\p{Han}]]+| ?[^\s\p{L}\p{M}\p{N}]|\s+(?!\S)|\s"
@@ -26,6 +28,20 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
 )
+AS_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are all that tokenizer.json says, no more
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    AutoTokenizer goes by the model: beside one of type qwen2 it splits any text by Qwen2's rules, also where the folder
+    holds another tokenizer.
+    """
+    path = folder / "tokenizer_config.json"
+    named = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class") if path.is_file() else None
+    if named in AS_WRITTEN and (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int = 1024) -> PreTrainedTokenizerFast:

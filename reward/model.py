@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.chat import completion_ids, render_prompt
 from data.schema import Completion, Question, UserError
+from data.tokenizer import read_tokenizer
 from reward import Scores
 
 FEATURES = ("scalar", "likelihood", "regret")
@@ -144,12 +145,16 @@ class RewardModel(nn.Module):
         return {name: value.detach().cpu() for name, value in self.state_dict().items()
                 if not name.startswith("trunk.")}
 
-    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """A Hugging Face folder of the trunk and its tokenizer, plus reward.json and reward.safetensors."""
+    def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *,
+             trunk_state: dict[str, Tensor] | None = None) -> None:
+        """A Hugging Face folder of the trunk and its tokenizer, plus reward.json and reward.safetensors.
+
+        `trunk_state` is what to save of a trunk whose own state is not that of its class.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.trunk.config.use_cache = True  # trainers switch it off
-        self.trunk.save_pretrained(folder)
+        self.trunk.save_pretrained(folder, state_dict=trunk_state)
         tokenizer.save_pretrained(folder)
         save_file(self.head_state(), folder / "reward.safetensors")
         (folder / "reward.json").write_text(json.dumps({"features": self.features}) + "\n", encoding="utf-8")
@@ -212,8 +217,7 @@ class ModelReward:
     @classmethod
     def load(cls, folder: str | Path, policy_tokenizer: PreTrainedTokenizerBase | None = None, *,
              device: str | torch.device = "cpu") -> ModelReward:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return cls(RewardModel.load(folder).to(device), tokenizer, policy_tokenizer)
+        return cls(RewardModel.load(folder).to(device), read_tokenizer(Path(folder)), policy_tokenizer)
 
     def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
         prompts = [render_prompt(self.tokenizer, question) for question in questions]

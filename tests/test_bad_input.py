@@ -160,6 +160,8 @@ CASES: dict[str, tuple[Made, str]] = {
     "a folder that is no model": (said("model.path={folder}"), "not a Hugging Face model folder"),
     "a model without weights": (model(**{"model.safetensors": None}), "safetensors"),
     "pickled weights": (model(**{"model.safetensors": None, "pytorch_model.bin": "x"}), "safetensors"),
+    "weights that Git LFS has not fetched": (model(**{"model.safetensors": "version https://git-lfs.github.com/spec/v1"}),
+                                             "not a safetensors file"),
     "a model without a tokenizer": (model(**{"tokenizer.json": None}), "tokenizer.json"),
     "a config that is no JSON": (model(**{"config.json": "{"}), "config.json"),
     "a vocabulary larger than the model's": (model(**{"config.json": '{"model_type": "llama", "vocab_size": 2}'}),

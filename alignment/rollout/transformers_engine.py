@@ -42,10 +42,11 @@ class TransformersEngine:
 
     def push(self, model: PreTrainedModel) -> None:
         """Generates with this very model from now on; a model of another dtype is copied and cast, so that a further
-        update needs another push."""
+        update needs another push. An adapter stays one: what it adds is computed as the model computes it."""
         if next(model.parameters()).dtype != self.dtype:
             model = copy.deepcopy(model)
-            torch.nn.Module.to(model, self.dtype)
+            for parameter in model.parameters():  # not the buffers: rotary frequencies rounded to 16 bits turn astray
+                parameter.data = parameter.data.to(self.dtype)
         self.model = model
         self.stop_ids = stop_token_ids(model.generation_config, model.config)
 

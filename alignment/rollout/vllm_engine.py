@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
+from alignment.adapters import merged
 from alignment.rollout.engine import Generation, Sampling
 from alignment.rollout.requests import check_requests, inference, stop_token_ids
 
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: weights are pushed by reference
                "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 PROBES, PROBE_LENGTH, PROBE_NEW = 4, 16, 8
-TOLERANCE = {torch.float32: 1e-3}
-COARSE_TOLERANCE = 0.5  # 16-bit engines: catches wrong weights (errors of 0.9 and more were seen), not stale ones
+TOLERANCE = 1e-3
+COARSE_TOLERANCE = 0.5  # 16 bits: catches wrong weights (errors of 0.9 and more were seen), not stale ones
 
 
 class PushError(RuntimeError):
@@ -89,16 +90,16 @@ class VllmEngine:
             return list(self._llm.generate(requests, settings, use_tqdm=False))
 
     def push(self, model: PreTrainedModel) -> None:
-        """Replaces the weights in place, drops cached prefixes, then compares logprobs with `model`'s own.
+        """Replaces the weights in place, an adapter merged, drops cached prefixes, compares logprobs with `model`'s.
 
-        PushError when they differ by more than 1e-3 (float32) or 0.5 (16-bit engines).
+        PushError when they differ by more than 1e-3 (float32) or 0.5 (16-bit engines or models).
         """
         self.stop_ids = stop_token_ids(model.generation_config, model.config)
-        named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
         with process_kept():
             # The layer-by-layer reload: CPU linears are packed, so `model.load_weights` cannot write into them.
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+            self._llm.collective_rpc("reload_weights", kwargs={
+                "weights_iterator": merged(model, model.named_parameters())})
             if tied:
                 self._llm.apply_model(repack_tied_head)
             if not self._llm.reset_prefix_cache():
@@ -122,11 +123,12 @@ class VllmEngine:
             logits = model(input_ids=sequences.to(model.device), use_cache=False).logits[:, :-1].float().cpu()
         trainer = logits.log_softmax(-1).gather(-1, sequences[:, 1:, None])[..., 0]
         worst = (engine - trainer).abs().max().item()
-        tolerance = TOLERANCE.get(self.dtype, COARSE_TOLERANCE)
+        tolerance = TOLERANCE if self.dtype == model.dtype == torch.float32 else COARSE_TOLERANCE
         if not worst <= tolerance:  # NaN too
             raise PushError(f"after the push vLLM's logprobs differ from the model's by up to {worst:.2e} on a probe; "
-                            f"at most {tolerance:g} is expected of {self.dtype}. Use rollout.engine=transformers, and "
-                            f"report the model type {model.config.model_type!r} and vllm {self._vllm.__version__}")
+                            f"at most {tolerance:g} is expected of {model.dtype} and {self.dtype}. Use "
+                            f"rollout.engine=transformers, and report the model type {model.config.model_type!r} and "
+                            f"vllm {self._vllm.__version__}")
 
     def close(self) -> None:
         """Frees the engine. vLLM then destroys the process's default torch.distributed group as well."""

@@ -1,7 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) by TRL's trainer.
 
-In: `policy`, the model to train, a copy of which is the reference, and `pairs` (train.jsonl, dev.jsonl). Out: a model
-folder. `loss: [sft]` alone is the control that learns the chosen answers and never looks at the rejected ones.
+In: `policy`, the model to train and the reference, and `pairs` (train.jsonl, dev.jsonl). Out: a model folder.
+`loss: [sft]` alone is the control that learns the chosen answers and never looks at the rejected ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from alignment.adapters import adapted, adapter_off
 from alignment.kinds import Dpo
 from alignment.likelihood import likelihoods
 from alignment.models import load_policy, load_tokenizer, save_policy
@@ -37,22 +38,23 @@ def run(stage: Stage) -> None:
     config: Dpo = stage.config
     check_losses(stage)
     tokenizer = load_tokenizer(stage.inputs["policy"])
-    policy, reference = load_policy(stage.inputs["policy"]), load_policy(stage.inputs["policy"])
+    policy = adapted(load_policy(stage.inputs["policy"]), config, seed=stage.derive("adapter"))
+    reference = WithoutAdapter(policy) if config.lora_rank else load_policy(stage.inputs["policy"])
     train, train_rows = read_pairs(stage, tokenizer, "train")
     dev, dev_rows = read_pairs(stage, tokenizer, "dev")
     if not train:
         raise UserError(f"{stage.inputs['pairs'] / 'train.jsonl'}: no pair fits max_length={config.max_length} tokens; "
                         "raise it or make more pairs")
-    before = logprobs(reference, dev_rows)
+    before = logprobs(policy, dev_rows)
     trainer = DirectPreferenceTrainer(
         model=policy, ref_model=reference, args=DPOConfig(
             **training_arguments(stage), beta=config.beta, loss_type=list(config.loss),
-            loss_weights=list(config.loss_weights), max_length=None),
+            loss_weights=list(config.loss_weights), max_length=None, disable_dropout=not config.lora_dropout),
         train_dataset=Dataset.from_list(weighted(train, train_rows, seed=stage.derive("weights"))),
         processing_class=tokenizer, stage=stage)
     trainer.run()
     if trainer.is_world_process_zero():
-        stage.result(train_rows=len(train), dev_rows=len(dev),
+        stage.result(train_rows=len(train), dev_rows=len(dev), parameters=policy.num_parameters(only_trainable=True),
                      **quality(dev, logprobs(policy, dev_rows), before, seed=stage.derive("bootstrap")))
         save_policy(policy, tokenizer, stage.output, name=stage.name,
                     description=f"Trained by finalign's stage `{stage.name}` on {len(train)} preference pairs (DPO, "
@@ -107,6 +109,24 @@ class DirectPreferenceTrainer(StageTrainer, DPOTrainer):
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
+
+
+class WithoutAdapter(torch.nn.Module):
+    """A policy with its adapter off, as a reference for TRL: no second copy of the weights.
+
+    TRL writes a reference's forward itself, out of `config`, `base_model` and `get_output_embeddings`.
+    """
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.config, self._policy = policy.config, [policy]  # in a list: no submodule, whose mode TRL would change
+
+    def base_model(self, **inputs: Any) -> Any:
+        with adapter_off(self._policy[0]):
+            return self._policy[0].base_model(**inputs)
+
+    def get_output_embeddings(self) -> Any:
+        return self._policy[0].get_output_embeddings()
 
 
 def logprobs(model: PreTrainedModel, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,11 +12,11 @@ import signal
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment.adapters import adapted, save_adapter
 from alignment.checkpoints import (
     CHECKPOINTS,
     Termination,
@@ -49,9 +49,11 @@ def run(stage: Stage) -> None:
     """Trains for `num_iterations`, then saves."""
     config: Ppo = stage.config
     tokenizer, policy = load_tokenizer(stage.inputs["policy"]), placed(load_policy(stage.inputs["policy"]))
-    reference = copy.deepcopy(policy).requires_grad_(False)
+    critic = make_critic(stage, policy, tokenizer)
+    reference = None if config.lora_rank else copy.deepcopy(policy).requires_grad_(False)
+    policy = adapted(policy, config, seed=stage.derive("adapter"))
     pool, dev = question_pool(stage, tokenizer, policy), dev_questions(stage, tokenizer, policy)
-    state = new_state(policy, make_critic(stage, policy, tokenizer), config)
+    state = new_state(policy, critic, config)
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
                          model=policy)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
@@ -128,11 +130,14 @@ def draw(pool: int, count: int, iteration: int, seed: int) -> list[int]:
     return [orders[place // pool][place % pool] for place in places]
 
 
-def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Critic:
-    """The critic on a copy of the policy's trunk, or of the reward model's where it reads the same tokens."""
+def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Critic | None:
+    """The critic on the policy's trunk, a copy of it, or one of the reward model's where that reads the same tokens;
+    none where advantages are the group's."""
     config: Ppo = stage.config
-    if config.critic_from == "policy":
-        return Critic(policy.base_model, num_layers=config.critic_layers)
+    if config.advantages == "group":
+        return None
+    if config.critic_from in ("policy", "shared"):
+        return Critic(policy.base_model, num_layers=config.critic_layers, shared=config.critic_from == "shared")
     folder = stage.inputs.get("reward_model")
     if folder is None:
         raise UserError(f"{stage.name}: critic_from=reward_model needs the input reward_model")
@@ -164,12 +169,14 @@ def greedy_accuracy(engine: Engine, policy: PreTrainedModel, tokenizer: PreTrain
 
 
 def save(stage: Stage, state: PpoState, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The policy's folder, with the critic's weights in critic/critic.safetensors."""
+    """The policy's folder; the critic's weights in critic/critic.safetensors, an adapter in adapter/."""
     config: Ppo = stage.config
     save_policy(state.policy, tokenizer, stage.output, name=stage.name,
                 description=f"Aligned by PPO in finalign's stage `{stage.name}`: {config.num_iterations} iterations of "
                             f"{config.num_prompts * config.num_samples} completions.")
-    folder = Path(stage.output) / "critic"
-    folder.mkdir(exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.critic.state_dict().items()},
-              folder / "critic.safetensors")
+    save_adapter(state.policy, stage.output / "adapter")
+    if state.critic is not None:
+        folder = stage.output / "critic"
+        folder.mkdir(exist_ok=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.critic.state_dict().items()},
+                  folder / "critic.safetensors")

@@ -12,6 +12,7 @@ import random
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
+from alignment.adapters import adapted
 from alignment.kinds import Pretrain
 from alignment.likelihood import likelihoods
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
@@ -35,6 +36,7 @@ def run(stage: Stage) -> None:
     source = open_source(stage.data)
     documents = training_documents(stage, source)
     model, tokenizer = starting_model(stage, source, documents)
+    model = adapted(model, config, seed=stage.derive("adapter"))
     rows = packed_rows([render_document(tokenizer, document) for document in documents],
                        max_length=config.max_length, split=True)
     held_out = held_out_documents(stage, source)
@@ -49,7 +51,8 @@ def run(stage: Stage) -> None:
         tokens = sum(len(ids) for ids in rows["input_ids"])
         stage.note(f"{len(documents)} documents, {tokens} tokens in {len(rows)} rows of at most {config.max_length}; "
                    f"{config.max_steps} steps see {config.max_steps * config.batch_size / len(rows):.2f} passes")
-        stage.result(train_rows=len(rows), parameters=model.num_parameters(), **result(before, after))
+        stage.result(train_rows=len(rows), parameters=model.num_parameters(only_trainable=True),
+                     **result(before, after))
         save_policy(model, tokenizer, stage.output, name=stage.name, dtype=config.save_dtype,
                     description=f"Pre-trained by finalign's stage `{stage.name}` on {len(documents)} documents.")
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 import alignment.kinds
+from alignment.adapters import adapted, merged_state, save_adapter, trainable
 from alignment.models import load_policy, load_tokenizer
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, calibration
@@ -48,7 +49,8 @@ def run(stage: Stage) -> None:
     quiet()
     config: alignment.kinds.RewardModel = stage.config
     tokenizer = load_tokenizer(stage.inputs["model"])
-    model = RewardModel(load_policy(stage.inputs["model"]), features=config.features)
+    trunk = adapted(load_policy(stage.inputs["model"]), config, seed=stage.derive("adapter"))
+    model = RewardModel(trunk, features=config.features)
     train = read_pairs(stage, tokenizer, "train")
     dev = read_pairs(stage, tokenizer, "dev")
     if not train:
@@ -58,14 +60,16 @@ def run(stage: Stage) -> None:
     before = score_pairs(model, dev)
     arguments = training_arguments(stage) | {"ddp_find_unused_parameters": config.features == "scalar"}  # no LM head
     trainer = PairTrainer(
-        model=model, args=RewardConfig(**arguments, max_length=None, center_rewards_coefficient=config.center_rewards),
+        model=model, args=RewardConfig(**arguments, max_length=None, center_rewards_coefficient=config.center_rewards,
+                                       disable_dropout=not config.lora_dropout),
         train_dataset=Dataset.from_list([as_row(pair) for pair in train]), data_collator=collate,
         processing_class=tokenizer, stage=stage)
     trainer.run()
     if trainer.is_world_process_zero():
-        stage.result(train_rows=len(train), dev_rows=len(dev), parameters=sum(p.numel() for p in model.parameters()),
+        stage.result(train_rows=len(train), dev_rows=len(dev), parameters=sum(p.numel() for _, p in trainable(model)),
                      **quality(dev, score_pairs(model, dev), before, seed=stage.derive("bootstrap")))
-        model.save(stage.output, tokenizer)
+        model.save(stage.output, tokenizer, trunk_state=merged_state(trunk))
+        save_adapter(trunk, stage.output / "adapter")
 
 
 def read_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase, split: str) -> list[TokenPair]:
@@ -112,14 +116,6 @@ class PairTrainer(StageTrainer, RewardTrainer):
         seen["accuracy"].append((chosen > rejected).float().mean().item())
         seen["margin"].append((chosen - rejected).detach().mean().item())
         return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        assert output_dir is not None and isinstance(self.processing_class, PreTrainedTokenizerBase)
-        self.model.save(output_dir, self.processing_class)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = RewardModel.load(resume_from_checkpoint)
-        self.model.load_state_dict(saved.state_dict())
 
 
 def pair_loss(chosen: Tensor, rejected: Tensor, weight: Tensor, *, centering: float | None) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
+from alignment.adapters import adapted
 from alignment.kinds import Sft
 from alignment.likelihood import likelihoods
 from alignment.models import load_policy, load_tokenizer, save_policy
@@ -39,7 +40,8 @@ def run(stage: Stage) -> None:
     """Trains, goes back to the best step, leaves the model folder in `stage.output`."""
     quiet()
     config: Sft = stage.config
-    tokenizer, model = load_tokenizer(stage.inputs["model"]), load_policy(stage.inputs["model"])
+    tokenizer = load_tokenizer(stage.inputs["model"])
+    model = adapted(load_policy(stage.inputs["model"]), config, seed=stage.derive("adapter"))
     source = open_source(stage.data)
     examples = fitting(stage, [render_conversation(tokenizer, each) for each in training_conversations(stage, source)])
     exam = Exam(tokenizer, source.questions("dev", count=config.dev_examples, seed=stage.derive("dev")))
@@ -60,8 +62,8 @@ def run(stage: Stage) -> None:
         stage.note(f"kept step {best.step} of the {trainer.state.global_step} trained: {best.key} {best.value:.4g} on "
                    f"{len(exam.questions)} dev questions")
         stage.result(train_rows=len(examples), dev_rows=len(exam.questions), best_step=best.step,
-                     steps=trainer.state.global_step, dev_loss=exam.loss(model),
-                     dev_accuracy=exam.accuracy(model).to_json())
+                     steps=trainer.state.global_step, parameters=model.num_parameters(only_trainable=True),
+                     dev_loss=exam.loss(model), dev_accuracy=exam.accuracy(model).to_json())
         save_policy(model, tokenizer, stage.output, name=stage.name,
                     description=f"Fine-tuned by finalign's stage `{stage.name}` on {len(examples)} worked solutions.")
 
@@ -140,7 +142,8 @@ class Exam:
     def accuracy(self, model: PreTrainedModel) -> Estimate:
         """Share of questions whose greedy answer the rule finds right; a truncated one is wrong."""
         length = max(map(len, self.prompts)) + self.max_new_tokens
-        engine = TransformersEngine(Path(), max_length=length, model=model)  # no start-up, unlike vLLM's
+        engine = TransformersEngine(Path(), max_length=length, model=model,  # no start-up, unlike vLLM's
+                                    dtype=str(model.dtype).removeprefix("torch."))
         generations = engine.generate(self.prompts, Sampling(max_new_tokens=self.max_new_tokens, temperature=0.0),
                                       seeds=[0] * len(self.prompts))
         texts = [str(self.tokenizer.decode(each.token_ids, skip_special_tokens=True)) for each in generations]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from alignment import costs, run
+from alignment.child import Child
 from alignment.controller import Controller
 from alignment.prepare import explain
-from alignment.store import read_artifact
+from alignment.store import Artifact, Store, read_artifact
 from data.schema import UserError
 from tests.alignment import fake_stage
 from tests.alignment.chains import COMMAND, Chain, Recorder
@@ -36,6 +41,7 @@ def test_a_whole_run_leaves_its_folder(chain: Chain) -> None:
     assert manifest["status"] == "done"
     assert list(manifest["stages"]) == ALL
     assert {stage["status"] for stage in manifest["stages"].values()} == {"ran"}
+    assert {stage["peak_mib"] for stage in manifest["stages"].values()} == {123.4}
     assert len(set(manifest["seeds"]["stages"].values())) == len(ALL)
     for name in ALL:
         artifact = read_artifact((outcome.run_dir / "stages" / name).resolve())
@@ -55,6 +61,7 @@ def test_a_second_run_starts_nothing_and_keeps_the_curves(chain: Chain) -> None:
     assert set(second.ends.values()) == {"reused"}
     assert (second.run_dir / "metrics.jsonl").read_text() == metrics
     assert second.manifest["stages"]["ppo"]["output_sha256"] == first.manifest["stages"]["ppo"]["output_sha256"]
+    assert second.manifest["stages"]["ppo"]["peak_mib"] == 123.4
 
 
 def test_a_change_reruns_what_hangs_on_it(chain: Chain) -> None:
@@ -228,7 +235,7 @@ def test_adopting_a_model(chain: Chain) -> None:
     outcome = chain.run(f"sft.adopt={mine}", "until=sample")
     assert outcome.started == ["sample"], outcome.said
     assert outcome.manifest["stages"]["sft"]["status"] == "adopted"
-    assert (outcome.run_dir / "stages/sft/model.safetensors").read_text() == "mine"
+    assert b"mine" in (outcome.run_dir / "stages/sft/model.safetensors").read_bytes()
     assert chain.run(f"sft.adopt={mine}", "until=sample").started == []
     (mine / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no \*\.safetensors"):
@@ -245,6 +252,90 @@ def test_dry_run_says_what_changed(chain: Chain) -> None:
     assert "evaluate: runs\n      input ppo: " in text
     chain.code = {"alignment.stages.any": "2" * 16}
     assert "module alignment.stages.any: 11111111 -> 22222222" in explain(chain.prepare())
+
+
+def test_dry_run_says_what_it_would_cost(chain: Chain) -> None:
+    text = explain(chain.prepare())
+    assert "8,000 completions of 2,000 questions" in text and "took" not in text and "WARNING" not in text
+    chain.run("until=sft")
+    text = explain(chain.prepare())
+    lines = {line.split()[0]: line for line in text.partition("optimizer steps")[2].splitlines() if line.split()}
+    assert "sft" not in lines and "sample" in lines  # only what would run
+    again = explain(chain.prepare("force=sft")).partition("optimizer steps")[2].splitlines()
+    assert next(line for line in again if line.startswith("  sft")).endswith("took 0s")
+    chain.run()
+    assert "optimizer steps" not in explain(chain.prepare())
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs.shutil, "disk_usage", lambda place: SimpleNamespace(free=3 * 2**20))
+    assert "WARNING" in explain(chain.prepare())
+    with pytest.raises(UserError, match=r"runs_dir=.* need .* MiB of disk.*3.0 MiB are free; make room"):
+        chain.run()
+    assert chain.starts.read_text() == "" and not (chain.root / "runs").exists()
+    assert chain.run("until=pretrain", "pretrain.save_every=450").code == 0  # what is left out needs no room
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_first_stage(number: signal.Signals, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run, "prepare", lambda config: os.kill(os.getpid(), number))
+    assert run.main(["recipe=sft_fin"]) == 130
+    assert capsys.readouterr().err == "interrupted\n" and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_interrupt_lets_a_step_come_to_its_end(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that comes while an artifact is sealed, and another while stages are being stopped."""
+    seal, stop = Store.seal, Child.stop
+
+    def interrupted(self: Store, **given: Any) -> Artifact:
+        if given["stage"] == "sft":
+            os.kill(os.getpid(), signal.SIGINT)
+        return seal(self, **given)
+
+    def again(self: Child) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop(self)
+
+    monkeypatch.setattr(Store, "seal", interrupted)
+    monkeypatch.setattr(Child, "stop", again)
+    outcome = chain.run("workers=2", recipe="sft_fin")
+    assert outcome.code == 130 and outcome.manifest["status"] == "interrupted"
+    assert outcome.manifest["stages"]["sft"]["status"] == "ran"
+    monkeypatch.undo()
+    assert Chain(chain.root, monkeypatch).run(recipe="sft_fin").started == ["evaluate"]
+
+
+def test_what_a_kill_left_of_a_sealed_artifacts_work_is_cleared_up(chain: Chain) -> None:
+    store, identity = chain.prepare().store, chain.run("until=sft").manifest["stages"]["sft"]["identity"]
+    work = store.work("sft", identity)
+    (work / "scratch").mkdir(parents=True)
+    lock = store.lock("sft", identity)
+    assert lock.acquire()  # another run is at it
+    assert chain.run("until=sft").started == [] and work.exists()
+    lock.release()
+    assert chain.run("until=sft").started == [] and not work.exists()
+
+
+TWICE = """
+import sys
+from pathlib import Path
+import pytest
+from tests.alignment.chains import Chain
+with pytest.MonkeyPatch.context() as monkeypatch:
+    outcome = Chain(Path(sys.argv[1]), monkeypatch).run(f"runs_dir={sys.argv[2]}", "workers=2", recipe="evidence")
+print(outcome.code, *outcome.started)
+"""
+
+
+def test_the_same_command_twice_at_once_starts_each_stage_once(chain: Chain, tmp_path: Path) -> None:
+    both = [subprocess.Popen([sys.executable, "-c", TWICE, str(tmp_path / name), str(tmp_path / "runs")],
+                             stdout=subprocess.PIPE, text=True) for name in ("one", "other")]
+    (first, *started), (second, *others) = [process.communicate()[0].split() for process in both]
+    assert (first, second) == ("0", "0")
+    assert sorted([*started, *others]) == sorted(chain.config(recipe="evidence").stages)
+    assert list((tmp_path / "runs/store/.work").iterdir()) == []
 
 
 KILLED = """
@@ -269,6 +360,47 @@ def test_a_killed_controller_takes_its_stages_along(tmp_path: Path) -> None:
     while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
         assert time.monotonic() < deadline, "the stage outlived its controller"
         time.sleep(0.02)
+
+
+CLINGING = """
+import ctypes, os, sys
+from tests.alignment import fake_stage
+write = fake_stage.write_artifact
+def cling(kind, output, weights):
+    write(kind, output, weights)
+    if kind == "sft":
+        (output.parent / "scratch/begun").write_text(str(os.getpid()))
+        ctypes.PyDLL(None).sleep(600)  # lets no other thread see that the controller is gone
+fake_stage.write_artifact = cling
+sys.exit(fake_stage.main())
+"""
+
+
+def test_a_stage_that_outlives_its_controller_keeps_its_lock(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = KILLED.replace("\nwith", f"\nfrom tests.alignment import chains"
+                                      f"\nchains.COMMAND = (sys.executable, '-c', {CLINGING!r})\nwith")
+    process = subprocess.Popen([sys.executable, "-c", script, str(chain.root)])
+    begun = "runs/store/.work/sft-*/scratch/begun"
+    while not [path for path in chain.root.glob(begun) if path.read_text()]:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    clinging = int(next(chain.root.glob(begun)).read_text())
+    said = Recorder.say
+
+    def say(self: Recorder, text: str) -> None:
+        said(self, text)
+        if "stage sft is being made by another run" in text:
+            os.kill(clinging, signal.SIGKILL)
+
+    monkeypatch.setattr(Recorder, "say", say)
+    try:
+        outcome = chain.run(recipe="sft_fin")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clinging, signal.SIGKILL)
+    assert "stage sft is being made by another run; waiting for it" in outcome.said
+    assert outcome.code == 0 and outcome.started == ["sft", "evaluate"]
 
 
 def test_code_that_changes_under_a_run_stops_it(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,54 @@ def test_k2_and_k3_are_never_negative_and_k1_has_the_sign_of_the_difference() ->
         losses.kl_estimate(policy, reference, "k4")
 
 
+def test_group_advantages_are_standard_scores_within_a_question() -> None:
+    scores = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0], [0.0, 3.0, 6.0, 9.0]])
+    found = losses.group_advantages(scores, eps=1e-9)
+    assert found[0].tolist() == pytest.approx([0.75 ** 0.5, -(0.75 ** 0.5), -(0.75 ** 0.5), 0.75 ** 0.5])
+    assert found[1].tolist() == [0, 0, 0, 0]  # no contrast, nothing to learn
+    assert found[2].tolist() == pytest.approx([(x - 4.5) / 15 ** 0.5 for x in (0, 3, 6, 9)])
+
+
+def test_importance_weights_are_the_ratio_up_to_their_cap() -> None:
+    old, engine = torch.tensor([-1.0, -1.0, -3.0]), torch.tensor([-1.0, -3.0, -1.0])
+    found = losses.truncated_importance(old, engine, 2.0)
+    assert found.tolist() == pytest.approx([1.0, 2.0, math.exp(-2)])
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_exact_kl_is_the_sum_over_the_vocabulary_and_its_top_never_more(limit: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    head, other = torch.nn.Linear(6, 32, bias=False), torch.nn.Linear(6, 32, bias=False)
+    states, theirs = (torch.randn(9, 6, generator=generator) * 3 for _ in range(2))
+
+    def found(top_k: int | None) -> Tensor:
+        return losses.exact_kl(states, head, theirs, other, temperature=temperature, top_k=top_k, limit=limit)
+
+    p, q = (head(states) / temperature).softmax(-1), (other(theirs) / temperature).softmax(-1)
+    expected = torch.stack([sum(a * (a / b).log() for a, b in zip(*pair, strict=True))
+                            for pair in zip(p, q, strict=True)])
+    assert torch.allclose(found(None), expected, atol=1e-4) and torch.equal(found(32), found(None))
+    assert (losses.exact_kl(states, head, states, head) == 0).all()
+    for smaller, larger in ((1, 4), (4, 31)):
+        assert (found(smaller) <= found(larger) + 1e-5).all()
+    assert torch.allclose(found(31), expected, atol=1e-4)  # one token is all the others
+    top = p.topk(4, dim=-1)
+    ours, rest = top.values, 1 - top.values.sum(-1)
+    reference = q.gather(-1, top.indices)
+    lumped = (ours * (ours / reference).log()).sum(-1) + rest * (rest / (1 - reference.sum(-1))).log()
+    assert torch.allclose(found(4), lumped, atol=1e-4)
+
+
+def test_the_coefficient_follows_the_kl_within_a_fifth() -> None:
+    def next_one(kl: float) -> float:
+        return losses.adapted_coefficient(0.1, kl, target=2.0, count=500, horizon=10000)
+
+    assert next_one(2.0) == 0.1
+    assert next_one(2.2) == pytest.approx(0.1 * (1 + 0.1 * 0.05))
+    assert next_one(40.0) == pytest.approx(0.1 * (1 + 0.2 * 0.05)) and next_one(0.0) == pytest.approx(0.1 * 0.99)
+
+
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
     returns, _ = rows(dtype=torch.float32)
     mask = losses.length_mask(LENGTHS, 7)

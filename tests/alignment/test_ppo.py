@@ -15,6 +15,7 @@ from alignment.experience import Batch
 from alignment.kinds import Ppo
 from alignment.ppo import PpoTrainer, check_head
 from alignment.ppo_state import Critic, Remembered, new_state
+from alignment.ppo_update import policy_logprobs
 from alignment.rollout import Engine, TransformersEngine
 from alignment.stages.ppo import draw
 from data.schema import Completion, Question, UserError
@@ -142,16 +143,16 @@ def test_micro_batches_change_memory_and_nothing_else() -> None:
         batch = Batch.of(prompts(8), [generation.token_ids for generation in generations], torch.device("cpu"))
         assert len(list(batch.micro_batches(range(8), tokens))) == (8 if tokens == 1 else 1)
         trainer._view(batch)
-        trainer._rewards(batch, trainer._final(trainer._score([QUESTION] * 8, generations), generations))
+        trainer._credit(batch, trainer._final(trainer._score([QUESTION] * 8, generations), generations), [])
         steps: list[list[torch.Tensor]] = []
 
         def keep(optimizer: torch.optim.Optimizer, who: str, loss: torch.Tensor, kept: list = steps) -> float:
             kept.append([parameter.grad.clone() for group in optimizer.param_groups for parameter in group["params"]])
             return 0.0
 
-        trainer._step = keep  # type: ignore[method-assign, assignment]
-        trainer._policy_step(batch, range(8))
-        trainer._critic_step(batch, range(8))
+        trainer.updates._step = keep  # type: ignore[method-assign, assignment]
+        trainer.updates._policy_step(batch, range(8))
+        trainer.updates._critic_step(batch, range(8))
         gradients.append([gradient for step in steps for gradient in step])
     for single, whole in zip(*gradients, strict=True):
         assert torch.allclose(single, whole, atol=1e-6)
@@ -174,7 +175,7 @@ def test_a_truncated_completion_gets_its_own_reward_by_finish_reason() -> None:
     generations = trainer._generate([QUESTION] * 64, prompts(64))
     batch = Batch.of(prompts(64), [generation.token_ids for generation in generations], torch.device("cpu"))
     trainer._view(batch)
-    trainer._rewards(batch, trainer._final(trainer._score([QUESTION] * 64, generations), generations))
+    trainer._credit(batch, trainer._final(trainer._score([QUESTION] * 64, generations), generations), [])
     cut = [row for row, generation in enumerate(generations) if generation.finish_reason == "length"]
     kept = [row for row, generation in enumerate(generations) if generation.finish_reason == "stop"]
     assert cut and kept
@@ -197,7 +198,7 @@ def test_a_question_whose_scores_are_alike_is_not_trained_on(monkeypatch: pytest
     trainer = make(Given([1, 1, 0, 1, 0, 0.4, 0, 0]), num_prompts=4, num_samples=2, min_spread=0.5,
                    group_baseline=True, truncation_reward=0.0, max_new_tokens=40, whiten_advantages=False)
     seen: list[Batch] = []
-    monkeypatch.setattr(trainer, "_update", lambda batch: seen.append(batch) or {})
+    monkeypatch.setattr(trainer.updates, "update", lambda batch: seen.append(batch) or {})
     monkeypatch.setattr(trainer, "_final", lambda scores, generations: torch.tensor(scores.total))
     asked = [prompt for prompt in prompts(4) for _ in range(2)]
     metrics = trainer.iterate([QUESTION] * 8, asked)
@@ -217,7 +218,7 @@ def test_what_scored_above_the_mean_is_remembered_and_imitated() -> None:
     trainer.iterate([QUESTION] * 4, asked)
     assert [(row.prompt, row.gain) for row in state.memory] == [(asked[0], 0.5), (asked[3], 0.5)]
     before = remembered_logprobs(trainer)
-    loss = trainer._imitate()["imitation_loss"]
+    loss = trainer.updates.imitate()["imitation_loss"]
     assert loss == pytest.approx(-before.mean().item(), rel=1e-5)  # equal gains: the mean per token
     assert remembered_logprobs(trainer).mean() > before.mean()
     trainer.iterate([QUESTION] * 4, asked)
@@ -228,7 +229,8 @@ def remembered_logprobs(trainer: PpoTrainer) -> torch.Tensor:
     batch = Batch.of([row.prompt for row in trainer.state.memory], [row.completion for row in trainer.state.memory],
                      torch.device("cpu"))
     with torch.no_grad():
-        return trainer._logprobs(trainer.state.policy, batch, range(len(batch.prompts)))[0]
+        states, targets = batch.states(trainer.state.policy.base_model, range(len(batch.prompts)))
+        return policy_logprobs(trainer.state.policy, states, targets, trainer.config)[0]
 
 
 def test_better_completions_are_imitated_more() -> None:
@@ -238,13 +240,13 @@ def test_better_completions_are_imitated_more() -> None:
     trainer.state.memory = [Remembered([4, 5], text, gain) for text, gain in zip(texts, (0.1, 0.9), strict=True)]
     logprobs = remembered_logprobs(trainer)
     expected = -(0.1 * logprobs[:3].sum() + 0.9 * logprobs[3:].sum()) / (0.1 * 3 + 0.9 * 4)
-    assert trainer._imitate()["imitation_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert trainer.updates.imitate()["imitation_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_minibatches_are_of_like_size(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(Shorter(), num_prompts=33, minibatch_size=16)
     sizes: list[int] = []
-    monkeypatch.setattr(trainer, "_critic_step", lambda batch, rows: sizes.append(len(rows)) or {})
+    monkeypatch.setattr(trainer.updates, "_critic_step", lambda batch, rows: sizes.append(len(rows)) or {})
     train(trainer, 1)
     assert sizes == [11, 11, 11]
 
@@ -253,7 +255,7 @@ def test_a_linear_schedule_ends_at_nothing() -> None:
     trainer = make(Shorter(), schedule="linear", num_iterations=4, learning_rate=0.4)
     rates = []
     for trainer.state.iteration in range(5):
-        trainer._set_rates()
+        trainer.updates._set_rates()
         rates.append(trainer.state.policy_optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
 

@@ -183,6 +183,20 @@ def test_a_policy_without_differences_or_reward_models(tmp_path):
     assert page.open == [] and "Paired differences" not in page.text and "Reward models" not in page.text
 
 
+def test_an_evaluation_of_one_model_alone(tmp_path):
+    """Nothing to compare with and nothing trained; filled and hollow still say which answers are greedy."""
+    folder = fake_run(tmp_path / "run")
+    path = folder / "stages/evaluate/evaluation.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"policies": {"model": found["policies"]["ppo"]}, "differences": {},
+                                        "reward_models": {}}))
+    (folder / "metrics.jsonl").unlink()
+    page = page_of(folder)
+    assert page.open == [] and "Held-out results" in page.text and "Learning curves" not in page.text
+    keys = [attributes["class"] for tag, attributes in page.tags if tag == "i"]
+    assert keys == ["key disc", "key ring"]
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match=r"no run\.json"):
         report.write_report(tmp_path)

@@ -206,6 +206,7 @@ def test_the_transformers_engine_shares_the_pushed_model_or_casts_a_copy() -> No
     assert engine.model is model
     half = TransformersEngine(Path("unused"), max_length=160, model=copy.deepcopy(model), dtype="bfloat16")
     assert half.model.dtype == torch.bfloat16 and half.stop_ids == STOP
+    assert half.model.model.rotary_emb.inv_freq.dtype == torch.float32  # as in a model loaded in 16 bits
     half.generate(prompts(2), GREEDY, [0, 0])
 
 

@@ -21,9 +21,9 @@ def make(store: Store, text: str = "content", name: str = "a.txt", identity: str
     (output / name).write_text(text)
 
 
-def seal(store: Store, identity: str = IDENTITY) -> Artifact:
+def seal(store: Store, identity: str = IDENTITY, peak_mib: float = 500.0) -> Artifact:
     return store.seal(kind="sft", identity=identity, stage="sft", parts={"seed": 1}, seed=1, seconds=2.0,
-                      metrics={"accuracy": 0.5}, notes=["a note"], log=[{"step": 1, "loss": 2.0}])
+                      metrics={"accuracy": 0.5}, notes=["a note"], log=[{"step": 1, "loss": 2.0}], peak_mib=peak_mib)
 
 
 @pytest.fixture
@@ -44,11 +44,13 @@ def test_sealed_and_read(store: Store) -> None:
     assert last is not None and last.identity == IDENTITY
 
 
-def test_the_content_hash_leaves_the_log_and_the_time_out(store: Store) -> None:
+def test_the_content_hash_leaves_the_log_the_time_and_the_memory_out(store: Store) -> None:
     make(store)
     first = seal(store)
     make(store, identity="cd" * 32)
-    assert seal(store, "cd" * 32).output_sha256 == first.output_sha256
+    second = seal(store, "cd" * 32, peak_mib=600.0)
+    assert second.output_sha256 == first.output_sha256
+    assert (first.manifest["peak_mib"], second.manifest["peak_mib"]) == (500.0, 600.0)
     make(store, text="other", identity="ef" * 32)
     assert seal(store, "ef" * 32).output_sha256 != first.output_sha256
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl import SFTConfig
 
 from alignment.checkpoints import MARKER, complete_checkpoints
@@ -219,6 +222,82 @@ def test_resumed_training_equals_uninterrupted_training(tokenizer: PreTrainedTok
         assert torch.equal(one, other)
     assert (best_whole.step, best_whole.value) == (best_resumed.step, best_resumed.value)
     assert all(torch.equal(value, best_resumed.weights[name]) for name, value in best_whole.weights.items())
+
+
+def ended(folder: Path, tokenizer: PreTrainedTokenizerBase, *, worse_after: int) -> tuple[Any, ...]:
+    """Trains to the end, or goes on from there: steps, best step, weights, losses. The dev loss is 1 / step, and 9 more
+    after step `worse_after`."""
+    stage = make_stage(folder, max_steps=8, schedule="constant")
+    stage.events.unlink(missing_ok=True)
+    at = {"step": 0}
+
+    class Step(TrainerCallback):
+        def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+            at["step"] = state.global_step
+
+    best = BestWeights(stage, lambda model: {"dev_loss": 1 / at["step"] + (9 if at["step"] > worse_after else 0)},
+                       key="dev_loss", higher=False, every=2, patience=1)
+    trainer = make_trainer(stage, tokenizer, memory=best, callbacks=[Step(), best])
+    trainer.run()
+    weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    best.restore(trainer.model)
+    weights += [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    losses = [(row["step"], row["metrics"]["loss"]) for row in events(stage, "metrics") if "loss" in row["metrics"]]
+    return trainer.state.global_step, best.step, weights, losses
+
+
+@pytest.mark.parametrize(("worse_after", "last", "best"), [(99, 8, 8), (2, 4, 2)], ids=["all steps", "stopped early"])
+def test_training_that_has_ended_is_not_trained_further(tokenizer: PreTrainedTokenizerBase, tmp_path: Path,
+                                                        worse_after: int, last: int, best: int) -> None:
+    """A kill may come after the last checkpoint, while the stage measures and saves its model."""
+    first = ended(tmp_path, tokenizer, worse_after=worse_after)
+    again = ended(tmp_path, tokenizer, worse_after=99)
+    for steps, best_step, _, losses in (first, again):
+        assert (steps, best_step, [step for step, _ in losses]) == (last, best, [*range(1, last + 1)])
+    assert all(torch.equal(one, other) for one, other in zip(first[2], again[2], strict=True))
+    assert first[3] == again[3]
+
+
+@pytest.mark.parametrize(("asked", "leaves"), [(3, True), (6, False)], ids=["in the middle", "in the last step"])
+def test_sigterm_leaves_a_checkpoint_of_its_step_to_go_on_from(tokenizer: PreTrainedTokenizerBase, tmp_path: Path,
+                                                               asked: int, leaves: bool) -> None:
+    def trained(folder: Path, *, stop: bool) -> LanguageModelTrainer:
+        class Stop(TrainerCallback):
+            def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+                if stop and state.global_step == asked - 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer = make_trainer(make_stage(folder, save_every=50), tokenizer, callbacks=[Stop()])
+        with pytest.raises(SystemExit) if stop and leaves else contextlib.nullcontext():
+            trainer.run()
+        return trainer
+
+    whole, stopped = trained(tmp_path / "whole", stop=False), trained(tmp_path / "stopped", stop=True)
+    kept = complete_checkpoints(tmp_path / "stopped/scratch/checkpoints")
+    assert [folder.name for folder in kept] == [f"checkpoint-{asked}"] and stopped.state.global_step == asked
+    resumed = trained(tmp_path / "stopped", stop=False)
+    assert resumed.state.global_step == 6
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_last_two_checkpoints_are_kept_also_while_a_third_is_written(tokenizer: PreTrainedTokenizerBase,
+                                                                         tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, max_steps=8)
+    kept: list[list[int]] = []
+
+    class Look:
+        """A memory: saved last before the marker."""
+
+        def save(self, folder: Path) -> None:
+            kept.append([int(path.name.partition("-")[2]) for path in complete_checkpoints(folder.parent)])
+
+        def load(self, folder: Path) -> None:
+            raise AssertionError
+
+    make_trainer(stage, tokenizer, memory=Look()).run()
+    assert kept == [[], [2], [2, 4], [4, 6]]
+    assert sorted(path.name for path in (stage.scratch / "checkpoints").iterdir()) == ["checkpoint-6", "checkpoint-8"]
 
 
 def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
