@@ -96,10 +96,10 @@ def reading(size: Size, tokens: float, vocabulary: int = 0) -> float:
     return FLOAT * tokens * (3 * size.inner + 6 * size.width + 2 * vocabulary)
 
 
-def kept_logits(size: Size, tokens: int) -> float:
-    """A loss on `tokens`, backward pass included: logits, their log-softmax and its gradient, all or in chunks."""
+def logits(size: Size, tokens: int, *, backward: bool = True) -> float:
+    """A loss on `tokens`: logits, their log-softmax and, with the backward pass, its gradient; all or in chunks."""
     elements = tokens * size.vocabulary
-    return 3 * FLOAT * (elements if elements <= LOGITS_KEPT else LOGITS_KEPT // 8)
+    return (3 if backward else 2) * FLOAT * (elements if elements <= LOGITS_KEPT else LOGITS_KEPT // 8)
 
 
 def generation(size: Size, questions: int, samples: int, new_tokens: int, data: Rows) -> float:
@@ -114,8 +114,10 @@ def generation(size: Size, questions: int, samples: int, new_tokens: int, data: 
     return cache + max(reading(size, side / samples * prompt), 6 * FLOAT * side * size.vocabulary)
 
 
-def peak(config: StageConfig, size: Size | None, data: Rows, *, reward_model: Size | None = None) -> float | None:
-    """Bytes that a stage of this config holds at its peak, `size` being its model's; None where that is not known."""
+def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = READ_TOKENS,
+         reward_model: Size | None = None) -> float | None:
+    """Bytes that a stage of this config holds at its peak, `size` being its model's; None where that is not known.
+    `held_out`: pairs to measure on."""
     libraries = LIBRARIES.get(type(config), PLAIN) * MIB
     if type(config) not in LIBRARIES:
         return libraries
@@ -125,7 +127,7 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, reward_model: Si
         case Pretrain() | Sft():
             return libraries + supervised(config, size, data)
         case RewardModel() | Dpo():
-            return libraries + preferences(config, size, data)
+            return libraries + preferences(config, size, data, held_out=held_out)
         case Ppo():
             return libraries + ppo(config, size, data, reward_model=reward_model)
         case Sample():
@@ -149,23 +151,25 @@ def supervised(config: Pretrain | Sft, size: Size, data: Rows) -> float:
         others = [reading(size, min(READ_TOKENS, config.dev_examples * data.whole), size.vocabulary),
                   generation(size, config.dev_examples, 1, 2 * data.solution, data.with_transformers())]
     return held + model.with_phases(
-        activations(size, tokens, config, masked=True) + kept_logits(size, learnt), *others)
+        activations(size, tokens, config, masked=True) + logits(size, learnt), *others)
 
 
-def preferences(config: RewardModel | Dpo, size: Size, data: Rows) -> float:
+def preferences(config: RewardModel | Dpo, size: Size, data: Rows, *, held_out: int) -> float:
     """Both sides of a pair are a row each."""
     model = trained(size, config, rank=config.lora_rank)
     rows = 2 * (config.micro_batch_size or config.batch_size)
     tokens = rows * min(config.max_length, data.whole)
+    read = min(READ_TOKENS, held_out * data.whole)
     if isinstance(config, RewardModel):
-        learnt, read = rows * data.solution, READ_TOKENS * data.solution // data.whole
-        heads = [kept_logits(size, count) if config.features != "scalar" else 0.0 for count in (learnt, read)]
-        return model.with_phases(activations(size, tokens, config, masked=False) + heads[0],
-                                 reading(size, READ_TOKENS) + heads[1])
+        step, scoring = activations(size, tokens, config, masked=False), reading(size, read)
+        if config.features != "scalar":
+            step += logits(size, rows * data.solution)
+            scoring += logits(size, read * data.solution // data.whole, backward=False)
+        return model.with_phases(step, scoring)
     tile = 7 * FLOAT * min(tokens, TILE[0]) * min(size.vocabulary, TILE[1])
     reference = 0 if config.lora_rank else size.parameters * FLOAT
     return reference + model.with_phases(activations(size, tokens, config, masked=True) + tile,
-                                         reading(size, READ_TOKENS, size.vocabulary))
+                                         reading(size, read, size.vocabulary))
 
 
 def ppo(config: Ppo, size: Size, data: Rows, *, reward_model: Size | None) -> float:
@@ -188,7 +192,7 @@ def ppo(config: Ppo, size: Size, data: Rows, *, reward_model: Size | None) -> fl
         held += reward_model.parameters * FLOAT
         scored = min(READ_TOKENS, config.num_prompts * config.num_samples * whole)
         others.append(reading(reward_model, scored)
-                      + kept_logits(reward_model, scored * config.max_new_tokens // whole))
+                      + logits(reward_model, scored * config.max_new_tokens // whole, backward=False))
     return held + policy.with_phases(steps, *others)
 
 

@@ -60,6 +60,7 @@ class Work:
     generated: int = 0  # tokens
     questions: int = 0  # in what it makes
     rows: int = 0
+    held_out: int = 0  # of the rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,9 @@ def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapp
         artifact = artifact_bytes(stage, works[name], size, rows)
         if artifact is not None and stage.kind.makes in MODEL_TYPES:
             artifact += others
-        found[name] = Forecast(name, works[name], mib(footprint.peak(stage.config, size, rows, reward_model=judge)),
-                               mib(artifact), mib(checkpoint_bytes(stage.config, size)))
+        memory = footprint.peak(stage.config, size, rows, held_out=works[name].held_out, reward_model=judge)
+        found[name] = Forecast(name, works[name], mib(memory), mib(artifact),
+                               mib(checkpoint_bytes(stage.config, size)))
     return found
 
 
@@ -177,7 +179,9 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
             what = f"{count:,}" if count else "all"
             return training(config, f"{what} solutions, {config.dev_examples:,} dev questions", rows=config.batch_size)
         case RewardModel() | Dpo():
-            return training(config, f"{before[stage.inputs['pairs']].rows:,} pairs", rows=2 * config.batch_size)
+            pairs = before[stage.inputs["pairs"]]
+            done = training(config, f"{pairs.rows:,} pairs", rows=2 * config.batch_size)
+            return dataclasses.replace(done, held_out=pairs.held_out)
         case Sample():
             return generating(config.num_questions, config.num_questions * config.num_samples, config.max_new_tokens)
         case Judge():
@@ -185,7 +189,8 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
         case Pairs():
             made = min(read.questions * config.max_pairs_per_question, read.rows)
             human = human_pairs(config, source)
-            return Work(f"{made:,} pairs of samples, {human:,} of people", rows=made + human)
+            return Work(f"{made:,} pairs of samples, {human:,} of people", rows=made + human,
+                        held_out=math.ceil(config.dev_fraction * (made + human)))
         case Ppo():
             return ppo(config)
         case Evaluate():
@@ -197,10 +202,9 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
     raise TypeError(f"no forecast of {type(config).__name__}")
 
 
-def training(config: TrainingConfig, text: str, *, rows: int) -> Work:
+def training(config: Pretrain | Sft | RewardModel | Dpo, text: str, *, rows: int) -> Work:
     """Optimizer steps on `rows` rows of at most `max_length` tokens each."""
-    length: int = getattr(config, "max_length")  # noqa: B009
-    return Work(text, steps=config.max_steps, trained=config.max_steps * rows * length)
+    return Work(text, steps=config.max_steps, trained=config.max_steps * rows * config.max_length)
 
 
 def generating(questions: int, completions: int, new_tokens: int) -> Work:

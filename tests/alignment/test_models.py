@@ -93,6 +93,17 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         load_policy(folder)
 
 
+def test_a_tokenizer_keeps_its_own_rules_beside_a_model_of_any_type(tokenizer: PreTrainedTokenizerBase,
+                                                                    folder: Path) -> None:
+    """Qwen2's, which AutoTokenizer takes for every model of that type, glue a space to no digit."""
+    config = json.loads((folder / "config.json").read_text())
+    text = "revenue was 46 million"
+    for model_type in ("llama", "qwen2", "gemma"):
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
+        loaded = load_tokenizer(folder)
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"] and len(loaded) == len(tokenizer)
+
+
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         load_policy(tmp_path)
