@@ -73,9 +73,9 @@ class Frame:
         self.height, self.width, self.left, self.right, self.top = height, NARROW, 46, 18, 12
         self.bottom = 34 if x_label else 22
         self.x_ticks, self.y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+        self.x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (self.x_ticks[0], self.x_ticks[-1])
         if all(float(x).is_integer() for x in xs):  # there is no step 2.5
             self.x_ticks = [tick for tick in self.x_ticks if tick.is_integer()]
-        self.x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (self.x_ticks[0], self.x_ticks[-1])
         margin = 0.05 * (max(ys) - min(ys))
         self.y_range = (min(ys) - margin, max(ys) + margin) if margin else (self.y_ticks[0], self.y_ticks[-1])
         self.parts: list[Markup] = []

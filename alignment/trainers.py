@@ -33,6 +33,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import align_special_tokens
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from trl import SFTTrainer
@@ -168,6 +169,7 @@ class StageTrainer(Trainer):
             if has_ended(state):
                 self.state = state
                 self._load_from_checkpoint(str(checkpoint))
+                align_special_tokens(self.model, self.processing_class)  # as `train` does first
                 return
         with Termination() as termination:
             stop = _StopWhenAsked(termination)

@@ -231,6 +231,10 @@ def test_ticks_of_awkward_ranges(low, high):
     assert 2 <= len(found) <= 12 and found[0] <= low and found[-1] >= high
 
 
+def test_points_in_one_place_are_drawn():
+    assert "<svg" in charts.line_chart([charts.Line("reward", [(0.0, 1.0), (0.0, 2.0)])], title="t")
+
+
 def test_points_that_are_not_finite_are_left_out():
     values = [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)]
     drawn = charts.line_chart([charts.Line("loss", values)], title="t")

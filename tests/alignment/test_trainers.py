@@ -225,8 +225,8 @@ def test_resumed_training_equals_uninterrupted_training(tokenizer: PreTrainedTok
 
 
 def ended(folder: Path, tokenizer: PreTrainedTokenizerBase, *, worse_after: int) -> tuple[Any, ...]:
-    """Trains to the end, or goes on from there: steps, best step, weights, losses. The dev loss is 1 / step, and 9 more
-    after step `worse_after`."""
+    """Trains to the end, or goes on from there: steps, best step, weights, losses, configs. The dev loss is 1 / step,
+    and 9 more after step `worse_after`."""
     stage = make_stage(folder, max_steps=8, schedule="constant")
     stage.events.unlink(missing_ok=True)
     at = {"step": 0}
@@ -243,7 +243,8 @@ def ended(folder: Path, tokenizer: PreTrainedTokenizerBase, *, worse_after: int)
     best.restore(trainer.model)
     weights += [parameter.detach().clone() for parameter in trainer.model.parameters()]
     losses = [(row["step"], row["metrics"]["loss"]) for row in events(stage, "metrics") if "loss" in row["metrics"]]
-    return trainer.state.global_step, best.step, weights, losses
+    return (trainer.state.global_step, best.step, weights, losses,
+            (trainer.model.config.to_dict(), trainer.model.generation_config.to_dict()))
 
 
 @pytest.mark.parametrize(("worse_after", "last", "best"), [(99, 8, 8), (2, 4, 2)], ids=["all steps", "stopped early"])
@@ -252,10 +253,10 @@ def test_training_that_has_ended_is_not_trained_further(tokenizer: PreTrainedTok
     """A kill may come after the last checkpoint, while the stage measures and saves its model."""
     first = ended(tmp_path, tokenizer, worse_after=worse_after)
     again = ended(tmp_path, tokenizer, worse_after=99)
-    for steps, best_step, _, losses in (first, again):
+    for steps, best_step, _, losses, _ in (first, again):
         assert (steps, best_step, [step for step, _ in losses]) == (last, best, [*range(1, last + 1)])
     assert all(torch.equal(one, other) for one, other in zip(first[2], again[2], strict=True))
-    assert first[3] == again[3]
+    assert first[3:] == again[3:]
 
 
 @pytest.mark.parametrize(("asked", "leaves"), [(3, True), (6, False)], ids=["in the middle", "in the last step"])
