@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,7 @@ OTHERS = {
 
 def sentence(path: Path) -> str:
     text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-    return " ".join(text.split()).split(". ")[0].rstrip(".")
+    return re.split(r"(?<!et al)\. ", " ".join(text.split()))[0].rstrip(".")
 
 
 def tree() -> str:

@@ -25,11 +25,12 @@ from alignment.checkpoints import (
     end_checkpoint,
     latest_checkpoint,
 )
-from alignment.device import best_device, placed
+from alignment.device import placed
 from alignment.kinds import Ppo
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.ppo import PpoTrainer
 from alignment.ppo_state import Critic, PpoState, new_state
+from alignment.rewards import make_reward
 from alignment.rollout import Engine, Sampling, make_engine
 from alignment.rollout.rows import Prompted, prompt_questions, to_completion
 from alignment.seeds import derive
@@ -37,9 +38,7 @@ from alignment.stage import Stage
 from alignment.stats import Bootstrap, Estimate
 from data.schema import UserError
 from data.sources import open_source
-from reward import Reward
-from reward.mixture import WeightedReward
-from reward.model import ModelReward, RewardModel, fingerprint
+from reward.model import RewardModel, fingerprint
 from reward.verifiable import RuleReward
 
 RESULT_ITERATIONS = 10  # the last ones, over which reward and KL are averaged for the result
@@ -57,7 +56,7 @@ def run(stage: Stage) -> None:
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
                          model=policy)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
-                         reward=make_reward(stage, tokenizer, state), seed=stage.seed)
+                         reward=make_reward(stage, tokenizer, state.reward_scales), seed=stage.seed)
     history = resume(stage, state)
     with Termination() as termination:
         while state.iteration < config.num_iterations:
@@ -145,15 +144,6 @@ def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedToke
         raise UserError(f"{stage.name}: critic_from=reward_model, but the reward model in {folder} has another "
                         "tokenizer than the policy; use critic_from=policy")
     return Critic(placed(RewardModel.load(folder)).trunk.base_model, num_layers=config.critic_layers)
-
-
-def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, state: PpoState) -> WeightedReward:
-    """The rule, and the reward model where it is an input; the model's scores are standardised."""
-    config: Ppo = stage.config
-    rewards: dict[str, Reward] = {"rule": RuleReward()}
-    if "reward_model" in stage.inputs:
-        rewards["reward_model"] = ModelReward.load(stage.inputs["reward_model"], tokenizer, device=best_device())
-    return WeightedReward(rewards, config.reward_weights, standardised=["reward_model"], scales=state.reward_scales)
 
 
 def greedy_accuracy(engine: Engine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: Prompted,
