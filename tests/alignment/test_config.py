@@ -99,6 +99,18 @@ def test_rejection_sampling_gets_as_many_samples_as_ppo() -> None:
     assert sample.purpose == "ppo"
 
 
+def test_advantages_are_compared_one_key_apart() -> None:
+    stages = load(["recipe=advantages"]).stages
+    ppo, wanted = stages["ppo"], load(["recipe=ppo_fin"]).stages["ppo"]
+    assert isinstance(wanted, Ppo)
+    assert ppo == dataclasses.replace(wanted, inputs={"policy": "sft"}, reward_weights=Ppo().reward_weights,
+                                      group_baseline=False)
+    assert isinstance(ppo, Ppo)
+    assert stages["ppo_group"] == dataclasses.replace(ppo, advantages="group")
+    assert stages["ppo_leave_one_out"] == dataclasses.replace(ppo, group_baseline=True)
+    assert stages["sft"] == load(["recipe=ppo_fin"]).stages["sft"]
+
+
 def test_the_command_line_wins_over_the_scale_and_the_scale_over_the_recipe() -> None:
     full, tiny = (load(["recipe=ppo_fin", f"scale={scale}", "ppo.num_iterations=7"]) for scale in ("full", "tiny"))
     assert isinstance(tiny.stages["ppo"], Ppo) and tiny.stages["ppo"].num_iterations == 7
