@@ -42,7 +42,7 @@ def test_recipes_begin_with_a_sentence_and_hold_no_default(path: Path) -> None:
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["recipe=pp_fin"], "recipe=pp_fin: there is no such recipe; did you mean ppo_fin?"),
-    ([], "say which recipe: recipe=NAME, with one of base_tiny"),
+    ([], "say which recipe: recipe=NAME, with one of advantages"),
     (["recipe=ppo_fin", "ppo.lerning_rate=1"], "ppo has no key 'lerning_rate'; did you mean learning_rate?"),
     (["recipe=ppo_fin", "ppoo.gamma=1"], "ppoo: there is no such key or stage; did you mean ppo?"),
     (["recipe=ppo_fin", "sed=3"], "sed: there is no such key or stage; did you mean seed?"),
