@@ -104,7 +104,7 @@ def test_advantages_are_compared_one_key_apart() -> None:
     ppo, wanted = stages["ppo"], load(["recipe=ppo_fin"]).stages["ppo"]
     assert isinstance(wanted, Ppo)
     assert ppo == dataclasses.replace(wanted, inputs={"policy": "sft"}, reward_weights=Ppo().reward_weights,
-                                      group_baseline=False)
+                                      group_baseline=False, imitation_steps=0)
     assert isinstance(ppo, Ppo)
     assert stages["ppo_group"] == dataclasses.replace(ppo, advantages="group")
     assert stages["ppo_leave_one_out"] == dataclasses.replace(ppo, group_baseline=True)
