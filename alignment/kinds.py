@@ -157,7 +157,17 @@ class RewardModel(TrainingConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ppo(Adapter):
+class Rewarded(StageConfig):
+    """Keys of every stage whose policy is trained on a reward."""
+
+    rewards: dict[str, str] = key({}, "rewards of your own: name -> FILE.py:FUNCTION or MODULE:FUNCTION, Python code "
+                                      "that the stage runs")
+    reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
+                                           "weight of each part of the reward; 0 = logged only")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ppo(Adapter, Rewarded):
     """Proximal policy optimisation with a critic."""
 
     num_iterations: int = key(60, "rollout batches", low=1)
@@ -166,8 +176,6 @@ class Ppo(Adapter):
     question_pool: int = key(4000, "distinct training questions to draw from", low=1)
     temperature: float = key(1.0, "sampling temperature of rollouts", low=0)
     max_new_tokens: int = key(96, "completion length limit", low=1)
-    reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
-                                           "weight of each part of the reward; 0 = logged only")
     reward_normalisation: str = key("none", "running = the sum is divided by the deviation of all sums so far",
                                     choices=("none", "running"))
     truncation: str = key("penalty", "a truncated completion: penalty = scores truncation_reward; mask = is not "
