@@ -33,6 +33,7 @@ class Batch:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    step_rewards: Tensor | None = None  # what process rewards pay at each token, where there are any
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device) -> Batch:

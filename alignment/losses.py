@@ -64,6 +64,24 @@ def group_advantages(scores: Tensor, eps: float = 1e-4) -> Tensor:
     return (scores - scores.mean(dim=1, keepdim=True)) / (scores.std(dim=1, keepdim=True) + eps)
 
 
+def process_advantages(scores: Tensor, steps: Tensor, ends: Tensor, eps: float = 1e-4) -> Tensor:
+    """GRPO's advantages under process supervision (Shao et al. 2024, arXiv:2402.03300, section 4.1.3), (questions,
+    completions, T): the sum over the steps that end at a token or later of each one's reward, less the mean of the
+    steps of all the question's completions, over their deviation.
+
+    `steps` holds the rewards where `ends` is True; a `scores` (questions, completions) beside them is section 4.1.2's,
+    one for all tokens. Both are divided by the root of the sum of their variances, so that the weights that made them
+    keep their say; where one of the two does not vary, the other's share is the paper's own.
+    """
+    count = ends.sum(dim=(1, 2), keepdim=True)
+    mean = (steps * ends).sum(dim=(1, 2), keepdim=True) / count.clamp_min(1)
+    centred = (steps - mean) * ends
+    variance = centred.square().sum(dim=(1, 2), keepdim=True) / (count - 1).clamp_min(1)
+    deviation = (scores.var(dim=1)[:, None, None] + variance).sqrt() + eps
+    following = centred.flip(-1).cumsum(-1).flip(-1)
+    return (scores - scores.mean(dim=1, keepdim=True))[:, :, None] / deviation + following / deviation
+
+
 def terminal_rewards(scores: Tensor, penalties: Tensor, lengths: Tensor) -> Tensor:
     """Rewards (B, T): minus the penalty at every real token, plus the row's score (B,) at its last real token."""
     rewards = -penalties * length_mask(lengths, penalties.shape[1])

@@ -86,9 +86,12 @@ METRICS: dict[str, Metric] = {
     "completions_per_second": Metric("completions generated per second of wall time", "1/s", "higher"),
 
     # ppo, each of one rollout batch unless it says otherwise
-    "reward": Metric("mean score of a completion: the weighted parts, or truncation_reward where it was truncated",
-                     "", "higher"),
-    "reward_*": Metric("mean of this part of the reward, unweighted: rule = the share of right answers", "", "higher"),
+    "reward": Metric("mean score of a completion: the weighted parts, or truncation_reward where it was truncated, and "
+                     "what its steps earned", "", "higher"),
+    "reward_*": Metric("mean of this part of the reward, unweighted, its spans included: rule = the share of right "
+                       "answers, rule_steps = the share of a completion's steps that are right", "", "higher"),
+    "process_reward": Metric("the part of `reward` that steps earned: weighted sum of a completion's spans, mean", "",
+                             "higher"),
     "trained_on": Metric("completions trained on; the rest were of questions whose scores lay within min_spread",
                          "share"),
     "kl": Metric("KL of the policy to the reference per token, k1 estimator", "nats"),

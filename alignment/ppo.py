@@ -25,10 +25,11 @@ from alignment.experience import Batch
 from alignment.kinds import Ppo
 from alignment.ppo_state import PpoState
 from alignment.ppo_update import PpoUpdates, autocast, policy_logprobs
+from alignment.process import Steps
 from alignment.rollout.engine import Engine, Generation, Sampling
 from alignment.rollout.rows import to_completion
 from alignment.seeds import derive
-from data.schema import Question, UserError
+from data.schema import Completion, Question, UserError
 from reward import Reward, Scores
 
 
@@ -57,20 +58,26 @@ class PpoTrainer:
         generated = time.perf_counter()
         scores = self._score(questions, generations)
         final = self._final(scores, generations)  # (B,)
-        kept = self._kept(final, generations)
+        steps = self._steps(scores, questions, generations)
+        paid = final if steps is None else final + steps.rewards.sum(dim=1)  # (B,)
+        kept = self._kept(paid, generations)
         batch = Batch.of([prompts[row] for row in kept], [generations[row].token_ids for row in kept],
                          self.state.policy.device)
         batch.engine_logprobs[batch.mask] = torch.tensor(
             [logprob for row in kept for logprob in generations[row].logprobs], device=batch.mask.device)
         self._view(batch)
+        if steps is not None:
+            batch.step_rewards = steps.rewards[kept][:, :batch.mask.shape[1]]
         cut = [place for place, row in enumerate(kept) if generations[row].finish_reason == "length"]
-        metrics = {"reward": final.mean().item(), "trained_on": len(kept) / len(final),
+        metrics = {"reward": paid.mean().item(), "trained_on": len(kept) / len(final),
                    **{f"reward_{name}": statistics.fmean(part) for name, part in scores.parts.items()},
-                   **self._credit(batch, self._centred(final)[kept], cut),
+                   **self._credit(batch, self._centred(final, steps)[kept], cut),
                    **rollout_metrics(batch, generations)}
+        if steps is not None:
+            metrics["process_reward"] = steps.rewards.sum(dim=1).mean().item()
         scored = time.perf_counter()
         metrics |= self.updates.update(batch)
-        self.updates.remember(prompts, [generation.token_ids for generation in generations], final)
+        self.updates.remember(prompts, [generation.token_ids for generation in generations], paid)
         metrics |= self.updates.imitate()
         self.state.iteration += 1
         return metrics | {"seconds_generate": generated - started, "seconds_score": scored - generated,
@@ -87,22 +94,35 @@ class PpoTrainer:
         return self.engine.generate(prompts, sampling, seeds)
 
     def _score(self, questions: Sequence[Question], generations: Sequence[Generation]) -> Scores:
-        completions = [to_completion(self.tokenizer, question.id, row, generation)
-                       for row, (question, generation) in enumerate(zip(questions, generations, strict=True))]
-        return self.reward(questions, completions)
+        return self.reward(questions, self._completions(questions, generations))
+
+    def _completions(self, questions: Sequence[Question], generations: Sequence[Generation]) -> list[Completion]:
+        return [to_completion(self.tokenizer, question.id, row, generation)
+                for row, (question, generation) in enumerate(zip(questions, generations, strict=True))]
 
     def _final(self, scores: Scores, generations: Sequence[Generation]) -> Tensor:
         """The score of each completion, (B,), normalised where asked for; `truncation_reward` in its place where it
         was cut off and that is the policy."""
-        deviation = 1.0
         if self.config.reward_normalisation == "running":
-            self.state.score_moments.add(scores.total)
-            deviation = self.state.score_moments.deviation or 1.0
+            self.state.score_moments.add(scores.paid)
+        deviation = self._deviation()
         penalised = self.config.truncation == "penalty"
         return torch.tensor([self.config.truncation_reward if penalised and generation.finish_reason == "length"
                              else score / deviation
                              for generation, score in zip(generations, scores.total, strict=True)],
                             device=self.state.policy.device, dtype=torch.float32)
+
+    def _deviation(self) -> float:
+        """What scores are divided by."""
+        return (self.config.reward_normalisation == "running" and self.state.score_moments.deviation) or 1.0
+
+    def _steps(self, scores: Scores, questions: Sequence[Question], generations: Sequence[Generation]) -> Steps | None:
+        """What process rewards pay at which token, normalised as the scores are; None where there is none."""
+        if not scores.spans:
+            return None
+        steps = Steps.of(self.tokenizer, self._completions(questions, generations), scores.spans,
+                         self.state.policy.device)
+        return steps and steps.scaled(1 / self._deviation())
 
     def _kept(self, final: Tensor, generations: Sequence[Generation]) -> list[int]:
         """The rows to train on: those of the questions whose scores are at least `min_spread` apart, or all if none
@@ -119,12 +139,21 @@ class PpoTrainer:
                                 "train on; raise the limit, or use truncation=penalty")
         return rows
 
-    def _centred(self, final: Tensor) -> Tensor:
-        """Scores (B,) in relation to those of the question's other completions, where asked for."""
+    def _centred(self, final: Tensor, steps: Steps | None = None) -> Tensor:
+        """Scores (B,) in relation to those of the question's other completions, where asked for; with a group's
+        steps the advantage of each token, (B, T)."""
         groups = final.view(-1, self.config.num_samples)
         if self.config.advantages == "group":
-            return losses.group_advantages(groups).flatten()
-        return losses.leave_one_out(groups).flatten() if self.config.group_baseline else final
+            if steps is None:
+                return losses.group_advantages(groups).flatten()
+            rewards, ends = (part.view(*groups.shape, -1) for part in (steps.rewards, steps.ends))
+            return losses.process_advantages(groups, rewards, ends).flatten(0, 1)
+        if not self.config.group_baseline:
+            return final
+        if steps is None:
+            return losses.leave_one_out(groups).flatten()
+        earned = steps.rewards.sum(dim=1)  # on the way, and paid there
+        return losses.leave_one_out((final + earned).view_as(groups)).flatten() - earned
 
     @torch.no_grad()
     def _view(self, batch: Batch) -> None:
@@ -152,15 +181,18 @@ class PpoTrainer:
                     batch.fill(batch.old_values, rows, critic(read, batch.trust(rows)))
 
     def _credit(self, batch: Batch, scores: Tensor, cut: Sequence[int]) -> dict[str, float]:
-        """Fills advantages and returns from the scores (B,); `cut`: the rows that came to no end. Steers the KL."""
+        """Fills advantages and returns from the scores (B,), or a group's advantages (B, at least T); `cut`: the rows
+        that came to no end. Steers the KL."""
         config, state, count = self.config, self.state, int(batch.mask.sum())
         metrics = {"kl_coefficient": state.kl_coefficient}
         if config.advantages == "group":
-            batch.advantages = scores[:, None] * batch.mask
+            batch.advantages = scores.view(len(scores), -1)[:, :batch.mask.shape[1]] * batch.mask
         else:
             if config.truncation == "bootstrap" and cut:
                 scores[cut] = config.gamma * self._values_after(batch, cut)
             rewards = losses.terminal_rewards(scores, state.kl_coefficient * batch.kl, batch.lengths)
+            if batch.step_rewards is not None:
+                rewards = rewards + batch.step_rewards
             advantages, batch.returns = losses.gae(rewards, batch.old_values, batch.lengths, gamma=config.gamma,
                                                    lam=config.gae_lambda)
             if self.critic_lambda != config.gae_lambda:

@@ -69,6 +69,12 @@ def final_answer(text: str) -> Quantity | None:
     return found[0] if len(distinct) == 1 else None
 
 
+def before_answer(text: str) -> str:
+    """Normalised `text` up to its first answer marker: where its steps are."""
+    marker = _MARKER.search(text)
+    return text[:marker.start()] if marker else text
+
+
 def answers_match(gold: str, given: Quantity | None, *, exact: bool) -> bool:
     """Whether `given` is the gold answer, see the module's docstring. A gold that is no single quantity raises."""
     read = quantities(normalise(gold))
@@ -247,8 +253,7 @@ def verify(question: Question, text: str, *, sample: int = 0) -> Verdict:
     clean = normalise(text)
     given = final_answer(clean)
     correct = answers_match(question.answer, given, exact=exact)
-    marker = _MARKER.search(clean)
-    found = list(itertools.islice(equations(clean[:marker.start()] if marker else clean), MAX_STEPS))
+    found = list(itertools.islice(equations(before_answer(clean)), MAX_STEPS))
     if not stepwise:
         right = [equation.holds() for equation in found]
         first = right.index(False) if False in right else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -69,6 +70,56 @@ def test_rewards_are_the_penalty_everywhere_and_the_score_at_the_last_real_token
     rewards = losses.terminal_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), penalties, LENGTHS)
     assert rewards[0].tolist() == [-0.25, -0.25, -0.25, -0.25, 0.75, 0, 0]
     assert rewards[1].tolist() == [1.75, 0, 0, 0, 0, 0, 0]
+
+
+def test_spans_on_the_way_count_from_their_last_token_back() -> None:
+    """Two spans of 0.5 and -2 that end at tokens 1 and 3 of five, a score of 1 at the end, values of 0."""
+    rewards = losses.terminal_rewards(torch.tensor([1.0]), torch.zeros(1, 5), torch.tensor([5]))
+    rewards[0, 1] += 0.5
+    rewards[0, 3] += -2.0
+    values = torch.zeros(1, 5)
+    undiscounted, _ = losses.gae(rewards, values, torch.tensor([5]), gamma=1.0, lam=1.0)
+    assert undiscounted[0].tolist() == [-0.5, -0.5, -1.0, -1.0, 1.0]  # what is still to come
+    halved, _ = losses.gae(rewards, values, torch.tensor([5]), gamma=1.0, lam=0.5)
+    assert halved[0].tolist() == [0.5 / 2 - 2 / 8 + 1 / 16, 0.5 - 2 / 4 + 1 / 8, -2 / 2 + 1 / 4, -2 + 1 / 2, 1.0]
+    one_step, returns = losses.gae(rewards, torch.full((1, 5), 0.25), torch.tensor([5]), gamma=1.0, lam=0.0)
+    assert one_step[0].tolist() == [0.0, 0.5, 0.0, -2.0, 0.75]
+    assert returns[0].tolist() == [0.25, 0.75, 0.25, -1.75, 1.0]
+
+
+def steps() -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of two questions' three completions, and steps at some of their tokens, one of them paid nothing."""
+    scores = torch.tensor([[1.0, 0.0, 0.0], [2.0, 2.0, 2.0]], dtype=torch.float64)
+    rewards = torch.zeros(2, 3, 5, dtype=torch.float64)
+    ends = torch.zeros(2, 3, 5, dtype=torch.bool)
+    for place, value in {(0, 0, 1): 0.5, (0, 0, 3): -1.0, (0, 1, 2): 0.0, (0, 2, 4): 2.0, (0, 2, 0): 1.0,
+                         (1, 0, 1): 1.0, (1, 1, 1): 0.0, (1, 1, 4): 3.0}.items():
+        rewards[place], ends[place] = value, True
+    return scores, rewards, ends
+
+
+def test_process_supervision_equals_its_definition() -> None:
+    """Section 4.1.3 in Python numbers, and 4.1.2's advantage beside it over the same deviation."""
+    scores, rewards, ends = steps()
+    found = losses.process_advantages(scores, rewards, ends, eps=0.0)
+    for question in range(2):
+        paid = rewards[question][ends[question]].tolist()
+        mean, spread = statistics.fmean(paid), statistics.variance(paid)
+        deviation = math.sqrt(spread + statistics.variance(scores[question].tolist()))
+        for row in range(3):
+            for t in range(5):
+                later = sum(rewards[question, row, k].item() - mean for k in range(t, 5) if ends[question, row, k])
+                outcome = scores[question, row].item() - statistics.fmean(scores[question].tolist())
+                assert found[question, row, t].item() == pytest.approx((later + outcome) / deviation)
+
+
+def test_process_supervision_alone_and_outcome_supervision_alone_are_the_papers() -> None:
+    scores, rewards, ends = steps()
+    normalised = (rewards - rewards[1][ends[1]].mean()) / rewards[1][ends[1]].std() * ends
+    alone = losses.process_advantages(scores, rewards, ends, eps=0.0)[1]  # whose scores do not vary
+    assert torch.allclose(alone, normalised[1].flip(-1).cumsum(-1).flip(-1))
+    outcome = losses.process_advantages(scores, torch.zeros_like(rewards), torch.zeros_like(ends))
+    assert torch.allclose(outcome, losses.group_advantages(scores)[:, :, None].expand(2, 3, 5))
 
 
 def test_the_leave_one_out_baseline_is_the_mean_of_the_others() -> None:

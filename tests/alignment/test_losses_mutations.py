@@ -46,6 +46,13 @@ MUTATIONS = {
     "group advantages: no mean": ("scores - scores.mean(dim=1, keepdim=True)) / (", "scores) / ("),
     "group advantages: no deviation": ("/ (scores.std(dim=1, keepdim=True) + eps)", ""),
     "group advantages: over questions": ("scores.std(dim=1, keepdim=True)", "scores.std(dim=0, keepdim=True)"),
+    "process advantages: no mean": ("centred = (steps - mean) * ends", "centred = steps * ends"),
+    "process advantages: mean over tokens": ("/ count.clamp_min(1)\n", "/ ends[0].numel()\n"),
+    "process advantages: where no step ends": ("centred = (steps - mean) * ends", "centred = steps - mean"),
+    "process advantages: of earlier steps": ("centred.flip(-1).cumsum(-1).flip(-1)", "centred.cumsum(-1)"),
+    "process advantages: deviation of steps alone": ("(scores.var(dim=1)[:, None, None] + variance)", "variance"),
+    "process advantages: outcome left out": (
+        "(scores - scores.mean(dim=1, keepdim=True))[:, :, None] / deviation + following", "following"),
     "importance: upside down": ("importance_ratio(old_logprobs, engine_logprobs)",
                                 "importance_ratio(engine_logprobs, old_logprobs)"),
     "importance: no cap": (".clamp(max=cap)", ""),
