@@ -24,7 +24,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignment.kinds import KINDS, StageConfig, key
+from alignment.kinds import BUILT_IN_REWARDS, KINDS, Rewarded, StageConfig, key
+from alignment.own_rewards import OwnReward
 from alignment.pinning import cuda_visible
 from alignment.plan import BASE, nearest
 from data.schema import UserError
@@ -171,8 +172,10 @@ def parse_yaml(path: Path) -> Any:
 
 
 def respelled(overrides: Sequence[str]) -> list[str]:
-    """Overrides with keys as fields are named: `from`, a Python keyword, cannot be one."""
-    return [re.sub(r"^(\+*)from=", r"\1from_stage=", override) for override in overrides]
+    """Overrides with keys as fields are named, as `from`, a Python keyword, cannot be one; and with names that are the
+    user's to choose, those of rewards, marked as ones that may be new."""
+    named = [re.sub(r"^(\+*)from=", r"\1from_stage=", override) for override in overrides]
+    return [re.sub(r"^(\w+\.(?:rewards|reward_weights)[.=])", r"++\1", override) for override in named]
 
 
 def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunConfig:
@@ -193,12 +196,13 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunCon
         except RecursionError:
             raise UserError("a recipe's defaults list leads back to itself; take the circle out") from None
         choices = dict(composed.hydra.runtime.choices)
-    config = resolve(composed, choices=choices, overrides=overrides)
+    config = resolve(composed, choices=choices, overrides=overrides, config_dirs=config_dirs)
     folders = [part for folder in config_dirs for part in ("--config-dir", folder)]
     return dataclasses.replace(config, argv=(*config.argv, *folders))
 
 
-def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequence[str]) -> RunConfig:
+def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequence[str],
+            config_dirs: Sequence[str]) -> RunConfig:
     """The checked run of a composed config. `overrides` are the user's, which win over the scale's."""
     composed = composed.copy()
     OmegaConf.set_struct(composed, False)
@@ -229,6 +233,8 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
                         "becomes a folder")
     for name, config in stages.items():
         _check_local_files(name, config)
+        if isinstance(config, Rewarded) and config.adopt is None:
+            config.rewards = _found_rewards(name, config, config_dirs)
         if conflict := config.conflict():
             raise UserError(f"{name}.{conflict}")
     return RunConfig(recipe=choices["recipe"], scale=choices.get("scale", "full"), root=root, stages=stages,
@@ -305,6 +311,24 @@ def _check_local_files(stage: str, config: StageConfig) -> None:
             re.search(r"\.(jsonl?|parquet)$", value)) or name == "adopt")
         if looks_local and not Path(str(value)).expanduser().exists():
             raise UserError(f"{stage}.{name}={value}: there is no such file or folder")
+
+
+def _found_rewards(stage: str, config: Rewarded, config_dirs: Sequence[str]) -> dict[str, str]:
+    """The stage's own rewards, each looked for and at: a file in the working directory, as every path in a config, or
+    else in the folders of the user's recipes, by whose path it then goes."""
+    found = {}
+    for name, target in config.rewards.items():
+        where = f"{stage}.rewards.{name}"
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in BUILT_IN_REWARDS:
+            raise UserError(f"{where}: not a name for a reward of your own; use letters, digits and underscores, and "
+                            f"none of {', '.join(BUILT_IN_REWARDS)}")
+        own = OwnReward.read(where, target)
+        beside = [str(Path(folder) / own.place) for folder in config_dirs]
+        places = [place for place in (own.place, *beside) if Path(place).expanduser().is_file()]
+        own = dataclasses.replace(own, place=places[0]) if own.is_file and places else own
+        own.check()
+        found[name] = f"{own.place}:{own.function}"
+    return found
 
 
 def rollout_engine(wanted: str) -> str:

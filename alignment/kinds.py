@@ -156,6 +156,9 @@ class RewardModel(TrainingConfig):
     center_rewards: float = key(0.01, "weight of the penalty on the squared sum of a pair's scores", low=0)
 
 
+BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model")
+
+
 @dataclasses.dataclass(kw_only=True)
 class Rewarded(StageConfig):
     """Keys of every stage whose policy is trained on a reward."""

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from alignment import gates
-from alignment.kinds import KINDS, Evaluate, Kind, StageConfig
+from alignment.kinds import BUILT_IN_REWARDS, KINDS, Evaluate, Kind, Rewarded, StageConfig
 from data.schema import UserError
 
 BASE = "base"  # the recipe's base model, where a stage names its input
@@ -76,11 +76,26 @@ def _check_meaning(name: str, config: StageConfig) -> None:
             raise UserError(f"{name}.from_verdicts=true needs the inputs {' and '.join(lacking)}")
     if isinstance(config, Evaluate):
         _check_evaluation(name, config)
+    if isinstance(config, Rewarded):
+        _check_reward_names(name, config)
     weights = getattr(config, "reward_weights", {})
     if (weights.get("reward_model") or getattr(config, "critic_from", "") == "reward_model") and (
             "reward_model" not in config.inputs):
         raise UserError(f"{name} uses the reward model (reward_weights.reward_model or critic_from), but "
                         f"{name}.inputs.reward_model is not given")
+
+
+def _check_reward_names(name: str, config: Rewarded) -> None:
+    """Every weight is of a reward that there is, and every reward of the user's own has one."""
+    known = [*BUILT_IN_REWARDS, *config.rewards]
+    for reward in config.reward_weights:
+        if reward not in known:
+            raise UserError(f"{name}.reward_weights.{reward}: no reward is called that, nor named in {name}.rewards"
+                            f"{nearest(reward, known)}")
+    for reward in config.rewards:
+        if reward not in config.reward_weights:
+            raise UserError(f"{name}.rewards.{reward} has no weight; write {name}.reward_weights.{reward}=1.0, or 0 to "
+                            "have it logged only")
 
 
 def _check_evaluation(name: str, config: Evaluate) -> None:

@@ -15,9 +15,10 @@ from alignment import contracts, identity, pinning, plan
 from alignment.config import RunConfig, rollout_engine
 from alignment.costs import Costs
 from alignment.forecast import forecasts
-from alignment.identity import Parts
+from alignment.identity import CODE_KEY, Parts
 from alignment.kinds import Pairs, Pretrain, Sft
 from alignment.origin import BaseModel, find
+from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
 from alignment.seeds import derive
 from alignment.store import Store
@@ -88,14 +89,23 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
         parts = identity.parts_of(
             stage, inputs={role: identities[source] for role, source in stage.inputs.items()}, seed=seed,
             data=config.data.source_config(), data_files=data_files, rollout=rollout,
-            exactness=exactness, code=({}, frozenset()) if stage.adopted
-            else code_of(stage.config.kind))
+            exactness=exactness, code=stage_code(stage, code_of))
         node = Node(stage, seed, parts, identity.digest(parts))
         if stage.name in accepting:
             node = accept_code_change(node, store)
         identities[stage.name] = node.identity
         nodes.append(node)
     return Prepared(config, store, nodes, base_model, data_files, rollout, forced, allowed, code_of)
+
+
+def stage_code(stage: PlannedStage, code_of: Callable[[str], Code]) -> Code:
+    """The code a stage runs, as it is now: its kind's, and that of the user's own rewards."""
+    if stage.adopted:
+        return {}, frozenset()
+    modules, third_party = code_of(stage.config.kind)
+    for name, target in getattr(stage.config, CODE_KEY, {}).items():
+        modules = modules | OwnReward.read(f"{stage.name}.{CODE_KEY}.{name}", target).code()
+    return modules, third_party
 
 
 def accept_code_change(node: Node, store: Store) -> Node:
@@ -122,7 +132,7 @@ def check_code(prepared: Prepared, node: Node) -> None:
     if node.accepted:
         raise UserError("its artifact, accepted although the code has changed, is gone; leave accept_code_change out")
     if not node.stage.adopted:
-        now = prepared.code_of(node.stage.config.kind)[0]
+        now = stage_code(node.stage, prepared.code_of)[0]
         changed = identity.differences({"code": node.parts["code"]}, {"code": now})
         if changed:
             raise UserError(f"its code was changed while the chain ran ({'; '.join(changed[:3])}). Run the same "

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from alignment.device import best_device
+from alignment.own_rewards import LoadedReward, OwnReward
 from alignment.stage import Stage
+from data.chat import completion_ids
+from data.schema import Completion, Question
 from reward import Reward
 from reward.mixture import Scale, WeightedReward
 from reward.model import ModelReward
-from reward.verifiable import RuleReward
+from reward.verifiable import RuleReward, StepsReward
 
 
-def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase,
-                scales: MutableMapping[str, Scale]) -> WeightedReward:
-    """The rule, and the reward model where it is an input; the model's scores are standardised.
+def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: MutableMapping[str, Scale], *,
+                rehearsal: Sequence[Question] = ()) -> WeightedReward:
+    """The rule, its steps where they have a weight, the reward model where it is an input, and the user's own; the
+    model's scores are standardised.
 
-    `scales` is filled in place by the first batch; keep it with a checkpoint.
+    `scales` is filled in place by the first batch; keep it with a checkpoint. The user's own rewards are tried on the
+    questions of the `rehearsal`: UserError, before anything is generated, for one that cannot be loaded or fails there.
     """
+    weights = stage.config.reward_weights
     rewards: dict[str, Reward] = {"rule": RuleReward()}
+    if "rule_steps" in weights:
+        rewards["rule_steps"] = StepsReward()
     if "reward_model" in stage.inputs:
         rewards["reward_model"] = ModelReward.load(stage.inputs["reward_model"], tokenizer, device=best_device())
-    return WeightedReward(rewards, stage.config.reward_weights, standardised=["reward_model"], scales=scales)
+    for name, target in stage.config.rewards.items():
+        rewards[name] = own = OwnReward.read(f"{stage.name}.rewards.{name}", target).load()
+        rehearse(own, rehearsal, tokenizer)
+    return WeightedReward(rewards, weights, standardised=["reward_model"], scales=scales)
+
+
+def rehearse(reward: LoadedReward, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Has each question's gold answer and an empty one scored, and the first cut off."""
+    if questions:
+        texts = [text for question in questions for text in ("\n".join([*question.steps, question.answer]), "")]
+        reward([question for question in questions for _ in range(2)], [
+            Completion(question_id=questions[row // 2].id, sample=row % 2, text=text, logprob=0.0,
+                       finish_reason="stop" if row else "length",
+                       token_ids=tuple(completion_ids(tokenizer, text, finished=row > 0)))
+            for row, text in enumerate(texts)])

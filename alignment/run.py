@@ -111,7 +111,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
         chosen = HydraConfig.get()
         said = list(chosen.overrides.task)
         codes.append(guarded(lambda: attempt(configs.resolve(composed, choices=dict(chosen.runtime.choices),
-                                                             overrides=said))))
+                                                             overrides=said, config_dirs=config_dirs))))
 
     configs.register()
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled",

@@ -38,6 +38,7 @@ from alignment.stage import Stage
 from alignment.stats import Bootstrap, Estimate
 from data.schema import UserError
 from data.sources import open_source
+from reward import RewardError
 from reward.model import RewardModel, fingerprint
 from reward.verifiable import RuleReward
 
@@ -53,17 +54,22 @@ def run(stage: Stage) -> None:
     policy = adapted(policy, config, seed=stage.derive("adapter"))
     pool, dev = question_pool(stage, tokenizer, policy), dev_questions(stage, tokenizer, policy)
     state = new_state(policy, critic, config)
+    reward = make_reward(stage, tokenizer, state.reward_scales, rehearsal=pool.questions[:2])
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
                          model=policy)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
-                         reward=make_reward(stage, tokenizer, state.reward_scales), seed=stage.seed)
+                         reward=reward, seed=stage.seed)
     history = resume(stage, state)
     with Termination() as termination:
         while state.iteration < config.num_iterations:
             chosen = draw(len(pool.questions), config.num_prompts, state.iteration, stage.seed)
             chosen = [index for index in chosen for _ in range(config.num_samples)]
-            metrics = trainer.iterate([pool.questions[index] for index in chosen],
-                                      [pool.prompts[index] for index in chosen])
+            try:
+                metrics = trainer.iterate([pool.questions[index] for index in chosen],
+                                          [pool.prompts[index] for index in chosen])
+            except RewardError:  # it has changed nothing yet, so that all up to here can be kept
+                save_checkpoint(stage, state)
+                raise
             if state.iteration % config.eval_every == 0 and state.iteration < config.num_iterations:
                 metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
             stage.log(state.iteration, **metrics)
