@@ -1,8 +1,8 @@
 """A run's configuration: the keys of a run beside its stages, and how a command line becomes a checked `RunConfig`.
 
-Hydra composes recipes/config.yaml with the groups `recipe`, `model`, `data`, `rollout` and `scale`; each stage is typed
-by its kind's dataclass. Everything the user can get wrong ends in a `UserError` that says what would be right. This is
-the one module, with run.py, that knows Hydra.
+Hydra composes recipes/config.yaml with the groups `recipe`, `model`, `data`, `rollout`, `launch` and `scale`; each
+stage is typed by its kind's dataclass. Everything the user can get wrong ends in a `UserError` that says what would be
+right. This is the one module, with run.py, that knows Hydra.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignment.kinds import BUILT_IN_REWARDS, KINDS, Rewarded, StageConfig, key
+from alignment.layout import AUTO, STRATEGIES
 from alignment.own_rewards import OwnReward
 from alignment.pinning import cuda_visible
 from alignment.plan import BASE, nearest
 from data.schema import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-GROUPS = ("recipe", "model", "data", "rollout", "scale")
+GROUPS = ("recipe", "model", "data", "rollout", "launch", "scale")
 PRIMARY = "config"
 
 
@@ -97,6 +98,18 @@ class RolloutConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
+class LaunchConfig:
+    """Group `launch`: how many processes work on a stage, and how they share it (alignment/layout.py)."""
+
+    processes: int | str = key(1, "processes of a stage on each machine, one a GPU; auto = one for every GPU there is",
+                               low=1)
+    nodes: int = key(1, "machines; each runs as many processes", low=1)
+    strategy: str = key("ddp", "what the processes of a stage that trains keep: ddp = all of the model each; fsdp = a "
+                               "share of it each (FSDP2); zero2, zero3 = DeepSpeed's shares of gradients and "
+                               "optimizer, and of the weights too", choices=STRATEGIES)
+
+
+@dataclasses.dataclass(kw_only=True)
 class Scale:
     """Group `scale`: how big the chain is."""
 
@@ -114,6 +127,7 @@ class RunConfig:
     model: Model
     data: Data
     rollout: RolloutConfig
+    launch: LaunchConfig
     stages: dict[str, StageConfig]  # in the recipe's order
     argv: tuple[str, ...] = ()
 
@@ -130,7 +144,7 @@ class RunConfig:
 
     def to_yaml(self) -> str:
         """The resolved config, complete, stages in their order."""
-        groups = {name: dataclasses.asdict(getattr(self, name)) for name in ("model", "data", "rollout")}
+        groups = {name: dataclasses.asdict(getattr(self, name)) for name in ("model", "data", "rollout", "launch")}
         stages = {name: dataclasses.asdict(config) for name, config in self.stages.items()}
         head = {"recipe": self.recipe, "scale": self.scale} | dataclasses.asdict(self.root)
         return OmegaConf.to_yaml(OmegaConf.create(head | groups | stages))
@@ -207,7 +221,7 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
     composed = composed.copy()
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra", None)
-    groups = {"model": Model, "data": Data, "rollout": RolloutConfig, "scale": Scale}
+    groups = {"model": Model, "data": Data, "rollout": RolloutConfig, "launch": LaunchConfig, "scale": Scale}
     typed: dict[str, Any] = {name: _typed(cls, composed.pop(name, None) or {}, name) for name, cls in groups.items()}
     root_keys = [field.name for field in dataclasses.fields(Root)]
     root = _typed(Root, {name: composed.pop(name) for name in root_keys if name in composed}, "")
@@ -228,6 +242,8 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
         raise UserError(_first_line(error)) from None
     for name, config in [("", root), *typed.items(), *stages.items()]:
         check_limits(config, name)
+    if isinstance(typed["launch"].processes, str) and typed["launch"].processes != AUTO:
+        raise UserError(f"launch.processes={typed['launch'].processes}: must be a number or {AUTO}")
     if root.name is not None and not re.fullmatch(r"\w[\w.@+-]*", root.name):
         raise UserError(f"name={root.name}: start with a letter or digit, then letters, digits and . _ - + @; it "
                         "becomes a folder")

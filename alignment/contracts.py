@@ -64,12 +64,13 @@ def read_tokens(folder: Path) -> Tokens | None:
                   strangers=tuple(token for token in (eos, pad) if token is not None and token not in entries))
 
 
-def check_model(folder: Path, *, where: str) -> None:
-    """A model folder is whole, its tokenizer fits its embedding, and its end and pad tokens are entries of it."""
+def check_model(folder: Path, *, where: str, weights: bool = True) -> None:
+    """A model folder is whole, its tokenizer fits its embedding, and its end and pad tokens are entries of it; without
+    `weights` it need not have its weights yet."""
     config = _json(folder / "config.json")
     if not config:
         raise UserError(f"{where}: {folder} has no config.json, so it is not a Hugging Face model")
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and (weights or any(folder.glob("*.bin"))):
         raise UserError(f"{where}: {folder} has no *.safetensors weights")
     tokens = read_tokens(folder)
     if tokens is None:

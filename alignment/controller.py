@@ -30,9 +30,11 @@ from alignment.prepare import (
     check_allowed,
     check_code,
     check_disk,
+    check_machine,
     check_ready,
     expected_seconds,
     needs_network,
+    workers,
 )
 from alignment.record import RunRecord
 from alignment.store import LOG, MAKE_ROOM, MANIFEST, REFUSALS, Artifact, Lock, StoreError, write_text
@@ -78,7 +80,7 @@ class Controller:
         self._environment = pinning.environment(threads=self._config.root.threads,
                                                 portable=self._config.root.portable,
                                                 offline=not needs_network(prepared))
-        self._workers = pinning.workers(self._config.root.workers, threads=self._config.root.threads)
+        self._workers = workers(prepared)
         base = prepared.base_model
         code = {name: sha for node in prepared.nodes for name, sha in node.parts.get("code", {}).items()}
         self.record = RunRecord(
@@ -94,6 +96,7 @@ class Controller:
         Raises UserError for a sealed artifact that was changed, OSError where the disk is full or read-only.
         """
         check_allowed(self._prepared)
+        check_machine(self._prepared)
         check_ready(self._prepared)
         check_disk(self._prepared)
         self._open_run_folder()

@@ -156,7 +156,7 @@ class Hall:
     def admit(self, name: str, path: Path) -> Policy:
         """Loads the policy and puts its weights into the engine."""
         tokenizer = load_tokenizer(path)
-        model = placed(load_policy(path))
+        model = placed(load_policy(path, dtype=self._rollout.dtype))
         if self._engine is None:
             self._engine = make_engine(path, self._rollout, max_length=self._max_length, model=model)
         else:

@@ -33,6 +33,7 @@ from alignment.kinds import (
     StageConfig,
     TrainingConfig,
 )
+from alignment.layout import ALONE, Layout
 from alignment.model_size import Size, from_config, read_size
 from alignment.plan import BASE, PlannedStage
 from data.files import is_local
@@ -75,7 +76,7 @@ class Forecast:
 
 
 def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapping[str, Any],
-              rollout: Mapping[str, Any]) -> dict[str, Forecast]:
+              rollout: Mapping[str, Any], layout: Layout = ALONE) -> dict[str, Forecast]:
     """stage -> forecast, for stages in their order. `base`: the base model's folder, where the chain has one. Raises
     UserError where weights or a tokenizer cannot be read."""
     others = sum(path.stat().st_size for path in base.glob("*") if path.suffix != ".safetensors") if base else 0
@@ -97,7 +98,8 @@ def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapp
         artifact = artifact_bytes(stage, works[name], size, rows)
         if artifact is not None and stage.kind.makes in MODEL_TYPES:
             artifact += others
-        memory = footprint.peak(stage.config, size, rows, held_out=works[name].held_out, reward_model=judge)
+        memory = footprint.peak(stage.config, size, rows, held_out=works[name].held_out, reward_model=judge,
+                                layout=layout.of(stage.kind))
         found[name] = Forecast(name, works[name], mib(memory), mib(artifact),
                                mib(checkpoint_bytes(stage.config, size)))
     return found

@@ -308,6 +308,11 @@ class Kind:
     reads_data: bool = False  # asks the recipe's data source for rows
     uses_rollout: bool = False  # generates text with the rollout engine
 
+    @property
+    def trains(self) -> bool:
+        """Whether a stage of this kind changes a model."""
+        return issubclass(self.config, Adapter)
+
     def wants(self, role: str) -> str:
         """What an input of this role must be; "" where the kind takes no such role."""
         found = (what for pattern, what in self.takes.items() if fnmatch.fnmatchcase(role, pattern))

@@ -69,12 +69,13 @@ def count(tensors: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def read_size(folder: Path) -> Size | None:
-    """The size of a model folder; None where its config.json does not speak of a decoder in the usual words.
+    """The size of a model folder, by its config alone where the weights are still to come; None where its config.json
+    does not speak of a decoder in the usual words.
 
     Raises UserError where the weights are no whole safetensors files.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return from_config(config.get("text_config") or config, folder_tensors(folder, config))
+    return from_config(config.get("text_config") or config, folder_tensors(folder, config) or None)
 
 
 def from_config(config: Mapping[str, Any], tensors: Tensors | None = None) -> Size | None:

@@ -29,11 +29,18 @@ SILENCED = {
 SPIN = "10000"  # turns an OpenMP thread waits awake; the default is 30 times that, which cripples a busy machine
 
 
+def gpus(environ: Mapping[str, str] = os.environ) -> int:
+    """NVIDIA GPUs that a stage would find. Asked of the system, since asking torch takes seconds."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "all")
+    if visible in ("", "-1"):
+        return 0
+    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return there if visible == "all" else min(there, len(visible.split(",")))
+
+
 def cuda_visible(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a stage would find an NVIDIA GPU. Asked of the system, since asking torch takes seconds."""
-    if environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    """Whether a stage would find an NVIDIA GPU."""
+    return gpus(environ) > 0
 
 
 def workers(asked: int | None, *, threads: int) -> int:

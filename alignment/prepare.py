@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignment import contracts, identity, pinning, plan
+from alignment import contracts, identity, layout, pinning, plan
 from alignment.config import RunConfig, rollout_engine
 from alignment.costs import Costs
 from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
 from alignment.kinds import Pairs, Pretrain, Sft
+from alignment.layout import ALONE, Layout
 from alignment.origin import BaseModel, find
 from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
@@ -55,6 +56,7 @@ class Prepared:
     base_model: BaseModel | None
     data_files: dict[str, str]  # name -> sha256
     rollout: dict[str, Any]  # the engine resolved
+    layout: Layout
     forced: set[str]
     allowed: set[str]  # empty = every node may run
     code_of: Callable[[str], Code]  # kind -> its code as it is now
@@ -76,6 +78,8 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     base_model = None
     if any(BASE in stage.inputs.values() for stage in stages):
         base_model = find(config.model.path, config.model.revision)
+    laid_out = layout.make(**dataclasses.asdict(config.launch))
+    layout.check_stages(laid_out, ((stage.name, stage.config) for stage in stages if not stage.adopted))
     rollout = dataclasses.asdict(config.rollout)
     if any(stage.kind.uses_rollout for stage in stages):
         rollout["engine"] = rollout_engine(config.rollout.engine)
@@ -89,13 +93,13 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
         parts = identity.parts_of(
             stage, inputs={role: identities[source] for role, source in stage.inputs.items()}, seed=seed,
             data=config.data.source_config(), data_files=data_files, rollout=rollout,
-            exactness=exactness, code=stage_code(stage, code_of))
+            exactness=exactness | laid_out.exactness(stage.kind), code=stage_code(stage, code_of))
         node = Node(stage, seed, parts, identity.digest(parts))
         if stage.name in accepting:
             node = accept_code_change(node, store)
         identities[stage.name] = node.identity
         nodes.append(node)
-    return Prepared(config, store, nodes, base_model, data_files, rollout, forced, allowed, code_of)
+    return Prepared(config, store, nodes, base_model, data_files, rollout, laid_out, forced, allowed, code_of)
 
 
 def stage_code(stage: PlannedStage, code_of: Callable[[str], Code]) -> Code:
@@ -144,11 +148,12 @@ def source_files(config: RunConfig) -> dict[str, str]:
     return {path.name: identity.file_sha256(path) for path in open_source(config.data.source_config()).files()}
 
 
-def check_ready(prepared: Prepared) -> list[str]:
+def check_ready(prepared: Prepared, *, dry: bool = False) -> list[str]:
     """Looks at what the user brings, before anything is started: the base model, what is adopted, and the local data
-    of every stage that has to run; a line for each file of data. Raises UserError for what is wrong with any."""
+    of every stage that has to run; a line for each file of data. A dry run takes a base model whose weights have still
+    to be fetched. Raises UserError for what is wrong with any."""
     if prepared.base_model:
-        contracts.check_model(prepared.base_model.path, where=f"model.path={prepared.base_model.name}")
+        contracts.check_model(prepared.base_model.path, where=f"model.path={prepared.base_model.name}", weights=not dry)
     for node in prepared.nodes:
         if node.stage.adopted:
             contracts.check_artifact(node.stage, Path(str(node.stage.config.adopt)).expanduser(), {})
@@ -203,10 +208,25 @@ def costs(prepared: Prepared) -> Costs:
     """What the stages that would run do and take. Raises UserError where a model's weights or tokenizer are broken."""
     wanted = {node.name for node in missing(prepared)} & (prepared.allowed or {node.name for node in prepared.nodes})
     found = forecasts([node.stage for node in prepared.nodes], source=prepared.config.data.source_config(),
-                      base=prepared.base_model.path if prepared.base_model else None, rollout=prepared.rollout)
+                      base=prepared.base_model.path if prepared.base_model else None, rollout=prepared.rollout,
+                      layout=prepared.layout)
+    return Costs([found[node.name] for node in prepared.nodes if node.name in wanted],
+                 folder=Path(prepared.config.root.runs_dir), workers=workers(prepared))
+
+
+def workers(prepared: Prepared) -> int:
+    """Stages to run side by side."""
     root = prepared.config.root
-    return Costs([found[node.name] for node in prepared.nodes if node.name in wanted], folder=Path(root.runs_dir),
-                 workers=pinning.workers(root.workers, threads=root.threads))
+    return pinning.workers(root.workers, threads=root.threads * prepared.layout.processes)
+
+
+def check_machine(prepared: Prepared) -> None:
+    """This machine can lay the stages' processes out as asked."""
+    problem = layout.obstacle(prepared.layout)
+    if prepared.layout.world > 1 and not problem:
+        problem = f"launch.processes={prepared.layout.processes}: a stage is one process; use launch.processes=1"
+    if problem:
+        raise UserError(problem)
 
 
 def check_disk(prepared: Prepared) -> None:
@@ -243,10 +263,18 @@ def explain(prepared: Prepared) -> str:
             continue
         lines.append(f"{node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
         lines += [f"    {reason}" for reason in reasons(prepared, node)]
-    lines += check_ready(prepared)
+    lines += [*launch_lines(prepared), *check_ready(prepared, dry=True)]
     need = costs(prepared)
     lines += ["", *need.table(last_seconds(prepared))] if need.stages else []
     return "\n".join([lines[0], *(f"  {line}".rstrip() for line in lines[1:])])
+
+
+def launch_lines(prepared: Prepared) -> list[str]:
+    """How the stages are laid out, where that is not one process, and what stands in the way here."""
+    if prepared.layout == ALONE:
+        return []
+    problem = layout.obstacle(prepared.layout)
+    return [f"launch: {prepared.layout}", *([f"    not on this machine: {problem}"] if problem else [])]
 
 
 def limit(prepared: Prepared) -> str:

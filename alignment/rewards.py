@@ -30,7 +30,9 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
     if "rule_steps" in weights:
         rewards["rule_steps"] = StepsReward()
     if "reward_model" in stage.inputs:
-        rewards["reward_model"] = ModelReward.load(stage.inputs["reward_model"], tokenizer, device=best_device())
+        rewards["reward_model"] = ModelReward.load(
+            stage.inputs["reward_model"], tokenizer, device=best_device(),
+            dtype="bfloat16" if stage.config.precision == "bf16" else "float32")
     for name, target in stage.config.rewards.items():
         rewards[name] = own = OwnReward.read(f"{stage.name}.rewards.{name}", target).load()
         rehearse(own, rehearsal, tokenizer)

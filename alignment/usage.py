@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.config import GROUPS, RECIPES, Data, Model, RolloutConfig, Root
+from alignment.config import GROUPS, RECIPES, Data, LaunchConfig, Model, RolloutConfig, Root
 from alignment.kinds import KINDS, StageConfig, TrainingConfig
 from alignment.plan import nearest
 from data.schema import UserError
@@ -92,7 +92,8 @@ def text(config_dirs: Sequence[str] = ()) -> str:
         lines += ["", f"{group}=NAME:"]
         lines += [_line(name, meaning, width=16) for name, meaning in options(group, folders).items()]
     lines += ["", "Keys of a run:", *keys(Root)]
-    for name, cls in (("model", Model), ("data", Data), ("rollout", RolloutConfig)):
+    for name, cls in (("model", Model), ("data", Data), ("rollout", RolloutConfig),
+                      ("launch", LaunchConfig)):
         lines += ["", f"Keys of {name}, as {name}.KEY=VALUE:", *keys(cls)]
     lines += ["", "Keys of every stage, as STAGE.KEY=VALUE:", *keys(StageConfig)]
     lines += ["", "Keys of every stage that trains (pretrain, sft, reward_model, dpo); defaults differ by kind:",

@@ -216,8 +216,8 @@ class ModelReward:
 
     @classmethod
     def load(cls, folder: str | Path, policy_tokenizer: PreTrainedTokenizerBase | None = None, *,
-             device: str | torch.device = "cpu") -> ModelReward:
-        return cls(RewardModel.load(folder).to(device), read_tokenizer(Path(folder)), policy_tokenizer)
+             device: str | torch.device = "cpu", dtype: str = "float32") -> ModelReward:
+        return cls(RewardModel.load(folder, dtype=dtype).to(device), read_tokenizer(Path(folder)), policy_tokenizer)
 
     def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
         prompts = [render_prompt(self.tokenizer, question) for question in questions]

@@ -74,6 +74,7 @@ def run(stage: Stage) -> None:
             if reward_models and name == config.reward_policy:
                 measured = measure_reward_models(stage, reward_models, policy, held_out.questions)
                 stage.progress(done := done + 2, total, "policy")
+            del policy  # before the next is loaded
     report = {
         "settings": {"engine": hall.engine_name, **{key: getattr(config, key) for key in (
             "num_samples", "temperature", "max_new_tokens", "best_of", "reward_policy", "bootstrap")}},
@@ -137,7 +138,7 @@ def measure_reward_models(stage: Stage, paths: Mapping[str, Path], policy: Polic
     scores: dict[str, list[float]] = {}
     rows = [row for group in groups for row in group]
     for role, path in paths.items():
-        reward = ModelReward.load(path, policy.tokenizer, device=policy.model.device)
+        reward = ModelReward.load(path, policy.tokenizer, device=policy.model.device, dtype=stage.rollout.dtype)
         scores[role] = reward([row.question for row in rows], [row.completion for row in rows]).total
         if not pairs:
             stage.note(f"{role} is not measured: no question had both a right and a wrong sample")

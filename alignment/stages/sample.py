@@ -27,7 +27,8 @@ CHUNK = 512  # completions between two moves of the bar
 def run(stage: Stage) -> None:
     """Draws the questions, generates, writes both files."""
     config: Sample = stage.config
-    tokenizer, model = load_tokenizer(stage.inputs["policy"]), placed(load_policy(stage.inputs["policy"]))
+    tokenizer = load_tokenizer(stage.inputs["policy"])
+    model = placed(load_policy(stage.inputs["policy"], dtype=stage.rollout.dtype))
     drawn = open_source(stage.data).questions(cast(Split, config.split), count=config.num_questions,
                                               seed=derive(stage.root_seed, "questions", config.purpose))
     prompted = prompt_questions(tokenizer, model.config, drawn, max_new_tokens=config.max_new_tokens)
