@@ -266,11 +266,20 @@ class Ppo(Adapter, Rewarded):
 
 @dataclasses.dataclass(kw_only=True)
 class Dpo(TrainingConfig):
-    """Direct preference optimisation, plain or with NLL on the chosen answers."""
+    """Preference optimisation: DPO, plain or with NLL on the chosen answers, and TRL's other losses, KTO among them."""
 
     beta: float = key(0.1, "strength of the pull to the reference", low=0)
-    loss: list[str] = key(["sigmoid", "sft"], "TRL loss types, summed; `sft` alone = the NLL-only control")
+    loss: list[str] = key(["sigmoid", "sft"], "TRL loss types, summed; `sft` alone = the NLL-only control; `kto` and "
+                                              "`apo_zero_unpaired` stand alone and count single answers, not pairs")
     loss_weights: list[float] = key([1.0, 1.0], "weight of each loss")
+    label_smoothing: float = key(0.0, "chance that a preference is the wrong way round, for exo_pair, robust and aot",
+                                 low=0, high=0.499)
+    process_form: str = key("continue", "what a pair of steps is: continue = the answer begun so far goes on; ask = "
+                                        "FinDAP's own form, a user turn of question, begun answer and \"What is the "
+                                        "next step?\"", choices=("continue", "ask"))
+    precompute_reference: str = key("never", "the reference reads the pairs once before training, not in each step: "
+                                             "auto = where a process's steps go over more than all of them",
+                                    choices=("never", "auto", "always"))
     max_length: int = key(256, "tokens of prompt and completion; longer pairs are dropped and counted", low=16)
 
 

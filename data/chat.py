@@ -7,17 +7,19 @@ are exactly those a policy samples. Labels are the ids, or -100 where nothing is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jinja2
 
-from data.schema import Document, Message, Question, UserError
+from data.schema import Document, Message, PreferencePair, Question, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+NEXT_STEP = {"en": "What is the next step?", "zh": "下一步是什么？"}
 Example = tuple[list[int], list[int]]  # input ids, labels
 
 
@@ -81,6 +83,29 @@ def render_example(tokenizer: PreTrainedTokenizerBase, prompt: Question | Sequen
     """One prompt and its completion; the loss is on the completion and its EOS."""
     prompt_ids, ids = render_prompt(tokenizer, prompt), completion_ids(tokenizer, completion)
     return prompt_ids + ids, [IGNORED] * len(prompt_ids) + ids
+
+
+def render_pair(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, *,
+                ask: bool = False) -> tuple[list[int], list[int], list[int]]:
+    """The token ids of prompt, chosen and rejected of a preference pair.
+
+    What the assistant has begun belongs to the prompt, its turn left open, in the tokens that it has within the whole
+    answer; a token that reaches over the seam goes to both sides. An answer, and an answer's last step, end with EOS;
+    any other step does not. `ask`: the form of FinDAP (Ke et al. 2025, arXiv:2501.04961) for steps, in which a user
+    turn of question and begun answer asks for the next step, and that step is an answer of its own.
+    """
+    sides = (pair.chosen, pair.rejected)
+    if ask and pair.kind == "process":
+        asked = f"{pair.prompt[-1]['content']}\n\n{pair.prefix}{NEXT_STEP.get(pair.language or 'en', NEXT_STEP['en'])}"
+        prompt = render_prompt(tokenizer, [*pair.prompt[:-1], {**pair.prompt[-1], "content": asked}])
+        chosen, rejected = (completion_ids(tokenizer, side.rstrip("\n")) for side in sides)
+        return prompt, chosen, rejected
+    answers = [completion_ids(tokenizer, pair.prefix + side, pair.kind == "outcome" or not side.endswith("\n"))
+               for side in sides]
+    shared = zip(_encode(tokenizer, pair.prefix), *answers)  # as far as all three go
+    begun = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, shared)]
+    chosen, rejected = (answer[len(begun):] for answer in answers)
+    return render_prompt(tokenizer, pair.prompt) + begun, chosen, rejected
 
 
 def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Example:

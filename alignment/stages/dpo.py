@@ -1,35 +1,29 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) by TRL's trainer.
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) and its kin, by TRL's trainers.
 
-In: `policy`, the model to train and the reference, and `pairs` (train.jsonl, dev.jsonl). Out: a model folder.
-`loss: [sft]` alone is the control that learns the chosen answers and never looks at the rejected ones.
+In: `policy`, the model to train and the reference, and `pairs` (train.jsonl, dev.jsonl), whole answers and single steps
+alike. Out: a model folder. `loss: [sft]` alone is the control that learns the chosen answers and never looks at the
+rejected ones.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import DPOConfig, DPOTrainer
+from transformers import PreTrainedTokenizerBase
 
-from alignment.adapters import adapted, adapter_off
+from alignment.adapters import adapted
 from alignment.kinds import Dpo
-from alignment.likelihood import likelihoods
 from alignment.models import load_policy, load_tokenizer, save_policy
+from alignment.preference_trainers import Tokens, check_losses, logprobs, make_trainer
 from alignment.stage import Stage
 from alignment.stats import Bootstrap
-from alignment.trainers import StageTrainer, quiet, training_arguments
-from data.chat import completion_ids, render_prompt
+from alignment.trainers import quiet
+from data.chat import render_pair
 from data.rows import read_rows
 from data.schema import PreferencePair, UserError
-
-LOSSES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
-          "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft")  # TRL's, but exo_pair: it needs label smoothing
-Tokens = dict[str, list[int]]  # prompt_ids, chosen_ids, rejected_ids
 
 
 def run(stage: Stage) -> None:
@@ -39,19 +33,13 @@ def run(stage: Stage) -> None:
     check_losses(stage)
     tokenizer = load_tokenizer(stage.inputs["policy"])
     policy = adapted(load_policy(stage.inputs["policy"]), config, seed=stage.derive("adapter"))
-    reference = WithoutAdapter(policy) if config.lora_rank else load_policy(stage.inputs["policy"])
     train, train_rows = read_pairs(stage, tokenizer, "train")
     dev, dev_rows = read_pairs(stage, tokenizer, "dev")
     if not train:
         raise UserError(f"{stage.inputs['pairs'] / 'train.jsonl'}: no pair fits max_length={config.max_length} tokens; "
                         "raise it or make more pairs")
     before = logprobs(policy, dev_rows)
-    trainer = DirectPreferenceTrainer(
-        model=policy, ref_model=reference, args=DPOConfig(
-            **training_arguments(stage), beta=config.beta, loss_type=list(config.loss),
-            loss_weights=list(config.loss_weights), max_length=None, disable_dropout=not config.lora_dropout),
-        train_dataset=Dataset.from_list(weighted(train, train_rows, seed=stage.derive("weights"))),
-        processing_class=tokenizer, stage=stage)
+    trainer = make_trainer(stage, policy, tokenizer, weighted(train, train_rows, seed=stage.derive("weights")))
     trainer.run()
     if trainer.is_world_process_zero():
         stage.result(train_rows=len(train), dev_rows=len(dev), parameters=policy.num_parameters(only_trainable=True),
@@ -61,26 +49,16 @@ def run(stage: Stage) -> None:
                                 f"{' + '.join(config.loss)}).")
 
 
-def check_losses(stage: Stage) -> None:
-    config: Dpo = stage.config
-    unknown = [name for name in config.loss if name not in LOSSES]
-    if unknown or not config.loss:
-        raise UserError(f"{stage.name}.loss: {unknown or 'empty'}; choose from {', '.join(LOSSES)}")
-    if len(config.loss) != len(config.loss_weights):
-        raise UserError(f"{stage.name}: {len(config.loss)} losses {config.loss} but {len(config.loss_weights)} "
-                        f"loss_weights {config.loss_weights}; give one weight a loss")
-
-
 def read_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase,
                split: str) -> tuple[list[PreferencePair], list[Tokens]]:
-    """The split's pairs and their tokens; both completions end with EOS.
+    """The split's pairs and their tokens, as data/chat.py renders them.
 
     Pairs longer than `max_length` are dropped and counted in a note.
     """
     pairs = read_rows(stage.inputs["pairs"] / f"{split}.jsonl", PreferencePair)
-    rows = [{"prompt_ids": render_prompt(tokenizer, pair.prompt),
-             "chosen_ids": completion_ids(tokenizer, pair.chosen, True),
-             "rejected_ids": completion_ids(tokenizer, pair.rejected, True)} for pair in pairs]
+    ask = stage.config.process_form == "ask"
+    rows = [dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), render_pair(tokenizer, pair, ask=ask), strict=True))
+            for pair in pairs]
     limit = stage.config.max_length
     fits = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= limit for row in rows]
     if not all(fits):
@@ -98,43 +76,6 @@ def weighted(pairs: Sequence[PreferencePair], rows: Sequence[Tokens], *, seed: i
     if len(set(weights)) == 1:
         return list(rows)
     return random.Random(seed).choices(rows, weights=weights, k=len(rows))
-
-
-class DirectPreferenceTrainer(StageTrainer, DPOTrainer):
-    """TRL's trainer on rows that are already our tokens."""
-
-    metric_names = MappingProxyType({
-        "rewards/accuracies": "pair_accuracy", "rewards/margins": "margin", "logps/chosen": "chosen_logprob",
-        "logps/rejected": "rejected_logprob"})
-
-    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        return dataset
-
-
-class WithoutAdapter(torch.nn.Module):
-    """A policy with its adapter off, as a reference for TRL: no second copy of the weights.
-
-    TRL writes a reference's forward itself, out of `config`, `base_model` and `get_output_embeddings`.
-    """
-
-    def __init__(self, policy: PreTrainedModel) -> None:
-        super().__init__()
-        self.config, self._policy = policy.config, [policy]  # in a list: no submodule, whose mode TRL would change
-
-    def base_model(self, **inputs: Any) -> Any:
-        with adapter_off(self._policy[0]):
-            return self._policy[0].base_model(**inputs)
-
-    def get_output_embeddings(self) -> Any:
-        return self._policy[0].get_output_embeddings()
-
-
-def logprobs(model: PreTrainedModel, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) log-probabilities of the chosen and of the rejected completions, EOS included."""
-    def side(name: str) -> torch.Tensor:
-        examples = [(row["prompt_ids"] + row[name], [-100] * len(row["prompt_ids"]) + row[name]) for row in rows]
-        return torch.tensor([each.logprob for each in likelihoods(model, examples)], dtype=torch.float64)
-    return side("chosen_ids"), side("rejected_ids")
 
 
 def quality(pairs: Sequence[PreferencePair], after: tuple[torch.Tensor, torch.Tensor],

@@ -26,7 +26,7 @@ from alignment.models import load_policy, load_tokenizer
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, calibration
 from alignment.trainers import StageTrainer, quiet, training_arguments
-from data.chat import completion_ids, render_prompt
+from data.chat import render_pair
 from data.rows import read_rows
 from data.schema import PreferencePair, UserError
 from reward.model import RewardModel, pad_rows
@@ -36,7 +36,7 @@ STANDARDISED_ON = 128  # training pairs whose scores start with mean 0 and varia
 
 @dataclasses.dataclass(frozen=True)
 class TokenPair:
-    """A preference pair in the trunk's tokens; both completions end with EOS."""
+    """A preference pair in the trunk's tokens; whole answers end with EOS."""
 
     pair: PreferencePair
     prompt: list[int]
@@ -75,8 +75,7 @@ def run(stage: Stage) -> None:
 def read_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase, split: str) -> list[TokenPair]:
     """The split's pairs in tokens. Pairs longer than `max_length` are dropped and counted in a note."""
     pairs = read_rows(stage.inputs["pairs"] / f"{split}.jsonl", PreferencePair)
-    rows = [TokenPair(pair, render_prompt(tokenizer, pair.prompt), completion_ids(tokenizer, pair.chosen, True),
-                      completion_ids(tokenizer, pair.rejected, True)) for pair in pairs]
+    rows = [TokenPair(pair, *render_pair(tokenizer, pair)) for pair in pairs]
     limit = stage.config.max_length
     kept = [row for row in rows if len(row.prompt) + max(len(row.chosen), len(row.rejected)) <= limit]
     if len(kept) < len(rows):

@@ -20,6 +20,7 @@ from alignment.adapters import adapted, adapter_off, merged_state, save_adapter,
 from alignment.kinds import Sft
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.optim import make_optimizer
+from alignment.preference_trainers import DirectPreferenceTrainer, WithoutAdapter
 from alignment.rollout import Sampling, TransformersEngine
 from alignment.selection import BestWeights
 from alignment.stages import dpo, reward_model
@@ -229,8 +230,8 @@ def test_dpos_reference_is_the_model_without_its_adapter(base: Path, tmp_path: P
     results = []
     for shared in (True, False):
         policy = moved(lora(load_policy(base)))
-        trainer = dpo.DirectPreferenceTrainer(
-            model=policy, ref_model=dpo.WithoutAdapter(policy) if shared else load_policy(base),
+        trainer = DirectPreferenceTrainer(
+            model=policy, ref_model=WithoutAdapter(policy) if shared else load_policy(base),
             args=DPOConfig(**training_arguments(stage), max_length=None), train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(base), stage=stage)
         policy.train()

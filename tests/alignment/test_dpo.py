@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
+from alignment import preference_trainers
 from alignment.kinds import Dpo
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
+from alignment.preference_trainers import DirectPreferenceTrainer
 from alignment.stage import Rollout, Stage
 from alignment.stages import dpo
-from alignment.trainers import training_arguments
 from data.chat import completion_ids, render_example, render_prompt
 from data.rows import write_rows
 from data.schema import PreferencePair, UserError
@@ -57,12 +58,10 @@ def told(stage: Stage, kind: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, stage.events.read_text().splitlines()) if row["event"] == kind]
 
 
-def make_trainer(stage: Stage, base: Path, rows: list[dpo.Tokens]) -> dpo.DirectPreferenceTrainer:
-    arguments = DPOConfig(**training_arguments(stage), beta=stage.config.beta, loss_type=list(stage.config.loss),
-                          loss_weights=list(stage.config.loss_weights), max_length=None)
-    return dpo.DirectPreferenceTrainer(model=load_policy(base), ref_model=load_policy(base), args=arguments,
-                                       train_dataset=Dataset.from_list(rows), processing_class=load_tokenizer(base),
-                                       stage=stage)
+def make_trainer(stage: Stage, base: Path, rows: list[dpo.Tokens]) -> DirectPreferenceTrainer:
+    trainer = preference_trainers.make_trainer(stage, load_policy(base), load_tokenizer(base), rows)
+    assert isinstance(trainer, DirectPreferenceTrainer)
+    return trainer
 
 
 def test_the_stage_learns_the_preference_and_reports_it(base: Path, tmp_path: Path) -> None:
@@ -148,6 +147,10 @@ def test_rows_of_unequal_weight_are_drawn_by_weight() -> None:
     ({"loss": ["sigmod"]}, "sigmod.*choose from sigmoid"),
     ({"loss": []}, "choose from"),
     ({"loss": ["sigmoid", "sft"]}, "2 losses .* but 1 loss_weights"),
+    ({"loss": ["kto", "sft"], "loss_weights": [1.0, 1.0]}, "learns from single answers .* stands alone"),
+    ({"loss": ["kto"], "batch_size": 1}, "a micro-batch; let it hold 2 or more"),
+    ({"loss": ["exo_pair"]}, "logarithm of label_smoothing; set it above 0"),
+    ({"label_smoothing": 0.1}, r"label_smoothing=0.1: none of \['sigmoid'\] reads it; exo_pair, robust"),
     ({"max_length": 16}, "no pair fits max_length=16"),
 ])
 def test_wrong_settings_say_so(base: Path, tmp_path: Path, config: dict[str, Any], message: str) -> None:

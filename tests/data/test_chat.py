@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -17,10 +18,11 @@ from data.chat import (
     render_conversation,
     render_document,
     render_example,
+    render_pair,
     render_prompt,
     token_offsets,
 )
-from data.schema import Document, Message, Question, UserError
+from data.schema import Document, Message, PreferencePair, Question, UserError
 from data.tokenizer import build_tokenizer
 
 TEXTS = ["Debt: 6.5 + 2.1 = 8.6 billion", "What is the growth of revenue?", "毛利率是百分之几？", "Answer: 15%"] * 3
@@ -89,6 +91,51 @@ def test_a_truncated_completion_has_no_eos_and_a_written_one_is_not_doubled(toke
     assert completion_ids(tokenizer, "15%<eos>") == completion_ids(tokenizer, "15%")
     assert completion_ids(tokenizer, "") == [tokenizer.eos_token_id]
     assert completion_ids(tokenizer, "", finished=False) == []
+
+
+STEP = PreferencePair(id="p", prompt=[user("1 + 2 + 3?")], prefix="1 + 2 = 3\n", chosen="3 + 3 = 6\n",
+                      rejected="3 + 3 = 7", origin="rule", annotator="rule", kind="process")
+
+
+@pytest.mark.parametrize(("template", "start"), [
+    (None, "<user>1 + 2 + 3?<assistant>"), (CHATML, "<|im_start|>user\n1 + 2 + 3?<eos>\n<|im_start|>assistant\n"),
+    (TRIMMING, "<|im_start|>user\n1 + 2 + 3?<eos>\n<|im_start|>assistant\n")], ids=["ours", "chatml", "trimming"])
+def test_a_step_goes_on_with_the_assistants_turn(tokenizer: PreTrainedTokenizerFast, template: str | None,
+                                                 start: str) -> None:
+    """Golden text and tokens: no second turn, and no EOS but after the answer's last step."""
+    chat = tokenizer if template is None else with_template(tokenizer, template)
+    prompt, chosen, rejected = render_pair(chat, STEP)
+    texts = [chat.decode(ids) for ids in (prompt, chosen, rejected)]
+    assert texts == [start + "1 + 2 = 3\n", "3 + 3 = 6\n", "3 + 3 = 7<eos>"]
+    whole = completion_ids(chat, "1 + 2 = 3\n3 + 3 = 7")
+    assert prompt + rejected == render_prompt(chat, STEP.prompt) + whole  # what a policy samples
+
+
+def test_golden_tokens_of_a_step(tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt, chosen, rejected = (tokenizer.convert_ids_to_tokens(ids) for ids in render_pair(tokenizer, STEP))
+    assert prompt == ["<user>", "1", "Ġ+", "Ġ2", "Ġ+", "Ġ", "3", "?", "<assistant>", "1", "Ġ+", "Ġ2", "Ġ=", "Ġ", "3",
+                      "Ċ"]
+    assert chosen == ["3", "Ġ+", "Ġ", "3", "Ġ=", "Ġ6", "Ċ"]
+    assert rejected == ["3", "Ġ+", "Ġ", "3", "Ġ=", "Ġ", "7", "<eos>"]
+
+
+def test_a_token_over_the_seam_belongs_to_both_sides(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tokenizer that makes one token of two line breaks: the begun answer keeps what all share."""
+    merging = copy.deepcopy(tokenizer)
+    merging.add_tokens(["\n\n"])
+    seam = dataclasses.replace(STEP, prefix="a\n", chosen="\nb", rejected="\nc")
+    prompt, chosen, rejected = render_pair(merging, seam)
+    assert len(merging("\n\n", add_special_tokens=False)["input_ids"]) == 1
+    assert merging.decode(prompt).endswith("<assistant>a")
+    assert [merging.decode(ids) for ids in (chosen, rejected)] == ["\n\nb<eos>", "\n\nc<eos>"]
+
+
+def test_a_whole_answer_is_rendered_as_ever(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Also where its text ends with a line break."""
+    whole = dataclasses.replace(STEP, kind="outcome", prefix="", chosen="6\n")
+    prompt, chosen, rejected = render_pair(tokenizer, whole)
+    assert prompt == render_prompt(tokenizer, whole.prompt)
+    assert chosen == completion_ids(tokenizer, "6\n") and rejected == completion_ids(tokenizer, "3 + 3 = 7")
 
 
 CHAT = [{"role": "system", "content": "be brief"}, user("1 + 2?"), assistant(" 3"), user("and 2 + 2?"), assistant(" 4")]
