@@ -4,6 +4,9 @@
     as_implicit(pair)  {"chosen": [..., assistant message], "rejected": [..., assistant message], provenance...}
     as_prompt(pair)    {"prompt": [...]}
 
+A begun answer (`prefix`) is in TRL's way the last message of an explicit prompt, the assistant's; in an implicit row
+it stands at the head of both answers.
+
     read_pairs("human.jsonl")    schema rows or TRL rows; every error names the file and the line
 
 The two TRL forms keep all of a pair's other fields as columns, so that a pair comes back as it went.
@@ -34,21 +37,25 @@ def _assistant(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
+def _begun(pair: PreferencePair) -> list[Message]:
+    return [*pair.prompt, *_assistant(pair.prefix)] if pair.prefix else pair.prompt
+
+
 def as_explicit(pair: PreferencePair) -> dict[str, Any]:
     """TRL's preference row with an explicit prompt, conversational."""
-    return {"prompt": pair.prompt, "chosen": _assistant(pair.chosen), "rejected": _assistant(pair.rejected),
+    return {"prompt": _begun(pair), "chosen": _assistant(pair.chosen), "rejected": _assistant(pair.rejected),
             **_provenance(pair)}
 
 
 def as_implicit(pair: PreferencePair) -> dict[str, Any]:
     """TRL's preference row without a prompt: both sides are whole conversations."""
-    return {"chosen": [*pair.prompt, *_assistant(pair.chosen)], "rejected": [*pair.prompt, *_assistant(pair.rejected)],
+    return {**{side: [*pair.prompt, *_assistant(pair.prefix + getattr(pair, side))] for side in ("chosen", "rejected")},
             **_provenance(pair)}
 
 
 def as_prompt(pair: PreferencePair) -> dict[str, Any]:
     """TRL's prompt-only row."""
-    return {"prompt": pair.prompt}
+    return {"prompt": _begun(pair)}
 
 
 def _side(value: object, *, where: str) -> list[Message]:
@@ -58,6 +65,14 @@ def _side(value: object, *, where: str) -> list[Message]:
     if messages[-1]["role"] != "assistant":
         raise UserError(f"{where}: ends with the role {messages[-1]['role']!r}; end it with the assistant's answer")
     return messages
+
+
+def _continuation(text: str, prefix: str, *, where: str) -> str:
+    """What an answer of an implicit row says after the begun part that both sides share."""
+    if not isinstance(prefix, str) or not text.startswith(prefix):
+        raise UserError(f"{where}: does not start with the row's 'prefix' {shown(prefix)}; both answers of a row "
+                        "without `prompt` must")
+    return text[len(prefix):]
 
 
 def from_trl(row: Mapping[str, Any], *, where: str = "row", **defaults: Any) -> PreferencePair:
@@ -70,8 +85,11 @@ def from_trl(row: Mapping[str, Any], *, where: str = "row", **defaults: Any) -> 
             raise UserError(f"{where}: field {name!r} is missing; a pair has `prompt`, `chosen` and `rejected`, or "
                             "`chosen` and `rejected` as whole conversations")
     sides = {name: _side(row[name], where=f"{where}: {name}") for name in ("chosen", "rejected")}
+    prefix = row.get("prefix") or ""
     if row.get("prompt") is not None:
         prompt = as_messages(row["prompt"], "user", where=f"{where}: prompt")
+        if prompt and prompt[-1].get("role") == "assistant":
+            prompt, prefix = prompt[:-1], prompt[-1].get("content")
         if any(len(side) > 1 for side in sides.values()):
             raise UserError(f"{where}: a side has several messages beside the prompt; put all but the last into "
                             "`prompt`")
@@ -80,6 +98,8 @@ def from_trl(row: Mapping[str, Any], *, where: str = "row", **defaults: Any) -> 
         if prompt != sides["rejected"][:-1]:
             raise UserError(f"{where}: 'chosen' and 'rejected' differ before their last message; both must answer the "
                             "same prompt")
+        sides = {name: _assistant(_continuation(side[-1]["content"], prefix, where=f"{where}: {name}"))
+                 for name, side in sides.items()}
     check_messages(prompt, where=f"{where}: prompt")
     chosen, rejected = sides["chosen"][-1]["content"], sides["rejected"][-1]["content"]
     given = {name: value for name, value in {**defaults, **row}.items() if name in _OTHERS and value is not None}
@@ -87,8 +107,8 @@ def from_trl(row: Mapping[str, Any], *, where: str = "row", **defaults: Any) -> 
     if lacking:
         raise UserError(f"{where}: field {lacking[0]!r} is missing; say who preferred: `origin` is one of "
                         f"{', '.join(ORIGINS)}, `annotator` is a name")
-    given.setdefault("id", content_id(prompt, chosen, rejected, given["annotator"]))
-    pair = {**given, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    given.setdefault("id", content_id(prompt, *([prefix] if prefix else []), chosen, rejected, given["annotator"]))
+    pair = {**given, "prompt": prompt, "prefix": prefix, "chosen": chosen, "rejected": rejected}
     return checked(to_row(pair, PreferencePair, where=where), where=where)
 
 
@@ -102,7 +122,11 @@ def checked(pair: PreferencePair, *, where: str) -> PreferencePair:
             raise UserError(f"{where}: field {name!r} is empty; delete the row")
     check_messages(pair.prompt, where=f"{where}: prompt")
     if pair.prompt[-1]["role"] == "assistant":
-        raise UserError(f"{where}: prompt ends with the assistant's message; it must end with the user's")
+        raise UserError(f"{where}: prompt ends with the assistant's message; it must end with the user's, and what the "
+                        "assistant has begun to answer belongs into `prefix`")
+    if pair.prefix and not (pair.prefix.strip() and pair.prefix.endswith("\n")):
+        raise UserError(f"{where}: the begun answer, field 'prefix', is {shown(pair.prefix)}; it must be whole lines, "
+                        "the last one with its line break")
     for name, low, high in (("strength", 0.0, 1.0), ("weight", 0.0, float("inf"))):
         if not low <= getattr(pair, name) <= high:
             raise UserError(f"{where}: field {name!r} is {getattr(pair, name)}; it must be from {low} to {high}")

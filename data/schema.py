@@ -106,7 +106,11 @@ class Verdict(Row):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair(Row):
-    """chosen over rejected for one prompt, and where that preference came from."""
+    """chosen over rejected for one prompt, and where that preference came from.
+
+    Of kind `outcome` both sides are whole answers. Of kind `process` they are the next step after `prefix`; a step that
+    ends with a line break is not the answer's last, so that nothing teaches a policy to stop after it.
+    """
 
     id: str
     prompt: list[Message]
@@ -115,6 +119,7 @@ class PreferencePair(Row):
     origin: Literal["human", "ai", "rule", "simulated"]
     annotator: str  # who: annotator id, judge model, or "rule"
     kind: Literal["outcome", "process"] = "outcome"
+    prefix: str = ""  # the assistant's text so far, whole lines, which chosen and rejected continue
     strength: float = 1.0  # 0 (barely) .. 1 (clear)
     weight: float = 1.0  # of this row in the loss
     question_id: str | None = None

@@ -160,10 +160,10 @@ def weighted(pairs: Iterable[PreferencePair], weight: float,
 
 
 def distinct(pairs: Iterable[PreferencePair], dropped: collections.Counter[str]) -> list[PreferencePair]:
-    """The first of each (prompt, chosen, rejected), without those whose sides are the same text."""
+    """The first of each (prompt, prefix, chosen, rejected), without those whose sides are the same text."""
     kept: dict[str, PreferencePair] = {}
     for row in pairs:
-        key = content_id(row.prompt, row.chosen, row.rejected)
+        key = content_id(row.prompt, row.prefix, row.chosen, row.rejected)
         if row.chosen == row.rejected:
             dropped["both sides the same"] += 1
         elif key in kept:

@@ -18,12 +18,26 @@ PAIR = PreferencePair(
     id="p1", prompt=[{"role": "system", "content": "be brief"}, {"role": "user", "content": "1 + 2?"}], chosen="3",
     rejected="4", origin="human", annotator="ann", strength=0.5, weight=2.0, language="en", error_kind="slipped_digit",
     split="dev", chosen_from="human", shown_order="rejected_first")
+STEP = PreferencePair(**{**PAIR.to_json(), "kind": "process", "prefix": "1 + 1 = 2\n", "chosen": "2 + 1 = 3\n",
+                         "rejected": "2 + 1 = 4\n"})
+STEP_2 = PreferencePair(**{**STEP.to_json(), "id": "p3"})
 ROW = {"prompt": "1 + 2?", "chosen": "3", "rejected": "4", "origin": "human", "annotator": "ann"}
 
 
+@pytest.mark.parametrize("pair", [PAIR, STEP], ids=["outcome", "process"])
 @pytest.mark.parametrize("form", [as_explicit, as_implicit])
-def test_pairs_come_back_as_they_went(form: Any) -> None:
-    assert from_trl(json.loads(json.dumps(form(PAIR)))) == PAIR
+def test_pairs_come_back_as_they_went(form: Any, pair: PreferencePair) -> None:
+    assert from_trl(json.loads(json.dumps(form(pair)))) == pair
+
+
+def test_a_begun_answer_is_the_last_message_of_a_prompt_as_in_trl() -> None:
+    begun = {"role": "assistant", "content": STEP.prefix}
+    assert as_explicit(STEP)["prompt"] == as_prompt(STEP)["prompt"] == [*STEP.prompt, begun]
+    assert as_explicit(STEP)["rejected"] == [{"role": "assistant", "content": "2 + 1 = 4\n"}]
+    assert as_implicit(STEP)["chosen"][-1] == {"role": "assistant", "content": "1 + 1 = 2\n2 + 1 = 3\n"}
+    row = {**ROW, "prompt": as_explicit(STEP)["prompt"]}  # another's row, without our columns
+    assert (from_trl(row).prefix, from_trl(row).prompt) == (STEP.prefix, STEP.prompt)
+    assert from_trl(row).id != from_trl({**row, "prompt": STEP.prompt}).id
 
 
 def test_the_forms_are_trls() -> None:
@@ -37,12 +51,12 @@ def test_the_forms_are_trls() -> None:
 def test_a_written_file_is_read_by_datasets_and_by_us(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     other = PreferencePair(**{**PAIR.to_json(), "id": "p2", "error_kind": None})
-    write_explicit(path, [PAIR, other])
-    assert read_pairs(path) == [PAIR, other]
+    write_explicit(path, [PAIR, other, STEP_2])
+    assert read_pairs(path) == [PAIR, other, STEP_2]
     rows = datasets.Dataset.from_json(str(path), cache_dir=str(tmp_path / "cache"))
     assert rows[0]["chosen"] == [{"role": "assistant", "content": "3"}]
     rows.to_parquet(tmp_path / "pairs.parquet")
-    assert read_pairs(tmp_path / "pairs.parquet") == [PAIR, other]
+    assert read_pairs(tmp_path / "pairs.parquet") == [PAIR, other, STEP_2]
 
 
 def test_schema_rows_and_plain_texts_are_read(tmp_path: Path) -> None:
@@ -70,7 +84,10 @@ USER, BOT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "
     (row(annotator=None), "field 'annotator' is missing"),
     (row(strength=2.0), "field 'strength' is 2.0; it must be from 0.0 to 1.0"),
     (row(weight=-1.0), "field 'weight' is -1.0"),
-    (row(prompt=[BOT]), "prompt ends with the assistant's message"),
+    (row(prompt=[USER, BOT]), "begun answer, field 'prefix', is 'b'; it must be whole lines"),
+    (row(prompt=[BOT]), "prompt: is empty"),
+    (row(prefix=" \n"), "begun answer, field 'prefix', is"),
+    (row(prompt=None, prefix="c\n", chosen=[USER, BOT], rejected=[USER, BOT]), "chosen: does not start with the row's"),
     (row(prompt=[]), "prompt: is empty"),
     (row(chosen=[USER]), "chosen: ends with the role 'user'"),
     (row(chosen=[USER, BOT]), "a side has several messages beside the prompt"),
@@ -87,6 +104,9 @@ def test_errors_name_the_line_and_the_field(line: dict[str, Any], message: str, 
 
 
 def test_schema_rows_are_checked_too(tmp_path: Path) -> None:
+    write_rows(tmp_path / "b.jsonl", [PreferencePair(**{**PAIR.to_json(), "prompt": [USER, BOT]})])
+    with pytest.raises(UserError, match=r"prompt ends with the assistant's message.* belongs into `prefix`"):
+        read_pairs(tmp_path / "b.jsonl")
     write_rows(tmp_path / "a.jsonl", [PreferencePair(**{**PAIR.to_json(), "rejected": "3"})])
     with pytest.raises(UserError, match=r"a\.jsonl:1: 'chosen' and 'rejected' are the same"):
         read_pairs(tmp_path / "a.jsonl")
