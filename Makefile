@@ -4,7 +4,8 @@
 # make fast      the tests that take seconds
 # make check     linter and type checker
 # make bench     speed of the rollout engines, side by side
-# make evidence  five seeds of every stage and control, then docs/results.json and the README's tables
+# make evidence  five seeds of every stage and control, then docs/results.json and the README's tables; another recipe's
+#                with RECIPE=advantages
 # make lock      write requirements/lock.txt anew from this environment
 
 PYTHON ?= python3
@@ -22,6 +23,8 @@ FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--t
 FLAGS.gpu := --torch-backend=auto
 STAMP     := $(VENV)/.setup-$(ACCEL)$(if $(filter yes,$(VLLM)),,-plain)
 SEEDS     ?= 1,2,3,4,5
+RECIPE    ?= evidence
+RESULTS   := docs/results$(addprefix _,$(filter-out evidence,$(RECIPE))).json
 space     := $(subst ,, )
 
 .PHONY: setup run test fast check bench evidence lock clean
@@ -53,9 +56,9 @@ bench: setup
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m tests.bench.rollout
 
 evidence: setup
-	@$(PY) -m alignment.run --multirun recipe=evidence seed=$(SEEDS) gates=warn
-	@$(PY) -m alignment.evidence $(patsubst %,runs/evidence/seed%,$(subst $(comma),$(space),$(SEEDS))) \
-		--out docs/results.json --readme README.md
+	@$(PY) -m alignment.run --multirun recipe=$(RECIPE) seed=$(SEEDS) gates=warn
+	@$(PY) -m alignment.evidence $(patsubst %,runs/$(RECIPE)/seed%,$(subst $(comma),$(space),$(SEEDS))) \
+		--out $(RESULTS) --readme README.md
 
 lock: setup
 	@$(UV) pip freeze --python $(PY) | grep -v -e '^-e' -e '^finalign' -e '^uv==' | sed 's/+cpu$$//' > requirements/lock.txt

@@ -2,7 +2,7 @@
 
     python -m alignment.evidence runs/evidence/seed0 runs/evidence/seed1 ... --out docs/results.json
     python -m alignment.evidence --results docs/results.json --markdown            # the README's tables on stdout
-    python -m alignment.evidence --results docs/results.json --readme README.md    # put between its markers
+    python -m alignment.evidence --results docs/results.json --readme README.md    # put between the recipe's markers
     python -m alignment.evidence runs/evidence/seed4 --onto docs/results.json --out docs/results.json   # one seed more
 
 A number is the mean over seeds with Student's t interval over seeds, beside each seed's own value and bootstrap
@@ -26,7 +26,6 @@ from alignment.run_folder import Run, read_run
 from alignment.stats import over_seeds
 from data.schema import UserError
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 FACTS = ("recipe", "scale", "packages", "exactness", "settings", "code", "config", "question set", "stages",
          "evaluated")
 OWN_KEYS = ("seed", "name", "runs_dir", "workers", "quiet", "dry_run", "until", "only", "from_stage", "force",
@@ -151,6 +150,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
 # README tables -----------------------------------------------------------------------------------------------------
 
 
+def markers(recipe: str) -> tuple[str, str]:
+    """Between what a README holds the results of a recipe."""
+    return f"<!-- {recipe}:begin -->", f"<!-- {recipe}:end -->"
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """The README's section: what stands between the markers."""
     questions, seeds = results["questions"], results["seeds"]
@@ -239,11 +243,12 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
             *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def between_markers(text: str, section: str, *, where: str) -> str:
-    """The text with what stands between the markers replaced."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"{where} must hold {BEGIN} and, after it, {END}, once each")
-    return text[:text.index(BEGIN) + len(BEGIN)] + "\n" + section + "\n" + text[text.index(END):]
+def between_markers(text: str, results: Mapping[str, Any], *, where: str) -> str:
+    """The text with what stands between the markers of the results' recipe replaced by their tables."""
+    begin, end = markers(results["recipe"])
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"{where} must hold {begin} and, after it, {end}, once each")
+    return text[:text.index(begin) + len(begin)] + "\n" + markdown(results) + "\n" + text[text.index(end):]
 
 
 def command(argv: Sequence[str]) -> None:
@@ -253,7 +258,7 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, help="read this results.json instead of runs")
     parser.add_argument("--onto", type=Path, help="add the runs to the seeds of this results.json")
     parser.add_argument("--markdown", action="store_true", help="print the README's tables")
-    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file")
+    parser.add_argument("--readme", type=Path, help="put the tables between the recipe's markers in this file")
     asked = parser.parse_args(argv)
     if bool(asked.runs) == bool(asked.results):
         raise UserError("name either the folders of runs or --results, a file that was made of them")
@@ -267,7 +272,7 @@ def command(argv: Sequence[str]) -> None:
         asked.out.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if asked.readme:
         text = asked.readme.read_text(encoding="utf-8")
-        asked.readme.write_text(between_markers(text, markdown(results), where=str(asked.readme)), encoding="utf-8")
+        asked.readme.write_text(between_markers(text, results, where=str(asked.readme)), encoding="utf-8")
     if asked.markdown or not (asked.out or asked.readme):
         print(markdown(results))
 
