@@ -24,9 +24,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignment.kinds import BUILT_IN_REWARDS, KINDS, Rewarded, StageConfig, key
+from alignment.kinds import KINDS, Rewarded, StageConfig, key
 from alignment.layout import AUTO, STRATEGIES
-from alignment.own_rewards import OwnReward
+from alignment.own_rewards import find_rewards
 from alignment.pinning import cuda_visible
 from alignment.plan import BASE, nearest
 from data.schema import UserError
@@ -56,7 +56,8 @@ class Root:
     only: str | None = key(None, "run only this stage, or several, as above; what it reads must be sealed already")
     force: str | None = key(None, "run this stage, or several, as above, again although it is sealed")
     accept_code_change: str | None = key(None, "reuse the artifact of this stage, or of several, as above, although "
-                                               "its code has changed; the run's record says so")
+                                               "its code has changed, or go on with what it had begun; the run's "
+                                               "record says so")
     dry_run: bool = key(False, "say what would run and why, and run nothing")
     quiet: bool = key(False, "no progress on the screen, only the table and what went wrong")
 
@@ -250,7 +251,7 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
     for name, config in stages.items():
         _check_local_files(name, config)
         if isinstance(config, Rewarded) and config.adopt is None:
-            config.rewards = _found_rewards(name, config, config_dirs)
+            config.rewards = find_rewards(name, config.rewards, config_dirs)
         if conflict := config.conflict():
             raise UserError(f"{name}.{conflict}")
     return RunConfig(recipe=choices["recipe"], scale=choices.get("scale", "full"), root=root, stages=stages,
@@ -327,24 +328,6 @@ def _check_local_files(stage: str, config: StageConfig) -> None:
             re.search(r"\.(jsonl?|parquet)$", value)) or name == "adopt")
         if looks_local and not Path(str(value)).expanduser().exists():
             raise UserError(f"{stage}.{name}={value}: there is no such file or folder")
-
-
-def _found_rewards(stage: str, config: Rewarded, config_dirs: Sequence[str]) -> dict[str, str]:
-    """The stage's own rewards, each looked for and at: a file in the working directory, as every path in a config, or
-    else in the folders of the user's recipes, by whose path it then goes."""
-    found = {}
-    for name, target in config.rewards.items():
-        where = f"{stage}.rewards.{name}"
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in BUILT_IN_REWARDS:
-            raise UserError(f"{where}: not a name for a reward of your own; use letters, digits and underscores, and "
-                            f"none of {', '.join(BUILT_IN_REWARDS)}")
-        own = OwnReward.read(where, target)
-        beside = [str(Path(folder) / own.place) for folder in config_dirs]
-        places = [place for place in (own.place, *beside) if Path(place).expanduser().is_file()]
-        own = dataclasses.replace(own, place=places[0]) if own.is_file and places else own
-        own.check()
-        found[name] = f"{own.place}:{own.function}"
-    return found
 
 
 def rollout_engine(wanted: str) -> str:

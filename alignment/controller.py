@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment import contracts, gates, leakage, pinning
+from alignment import contracts, gates, leakage, pinning, unfinished
 from alignment.child import STAGE_COMMAND, Child, ended_by
 from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
@@ -231,6 +231,8 @@ class Controller:
                 self._adopt(node, lock)
                 return True
             check_code(self._prepared, node)
+            if node.goes_on is not None:
+                unfinished.take_over(self._store, work, node.parts, other=node.goes_on)
             contracts.check_inputs(node.stage, inputs)
             if isinstance(node.stage.config, Evaluate):
                 leakage.check(node.stage, self._config.data.source_config(), (
@@ -239,6 +241,7 @@ class Controller:
             lock.release()
             self._fail(node, str(error), user=True, seconds=0.0)
             return False
+        unfinished.begin(work, node.parts)
         child = self._warm.get(node.name) or self._spawn(node)
         self._running[node.name] = Running(node, child, lock)  # first, so that whatever interrupts ends it
         self._warm.pop(node.name, None)
@@ -291,8 +294,8 @@ class Controller:
             try:
                 output = self._store.work(node.stage.config.kind, node.identity) / "output"
                 contracts.check_artifact(node.stage, output, self._inputs(node))
-                self._seal(node, running.lock, seconds=seconds, metrics=running.metrics, notes=running.notes,
-                           log=running.log, peak_mib=running.peak_mib)
+                self._seal(node, running.lock, seconds=seconds, metrics=running.metrics, log=running.log,
+                           notes=[*running.notes, *unfinished.notes(output.parent)], peak_mib=running.peak_mib)
                 return
             except (UserError, StoreError) as error:
                 running.error = (False, str(error))

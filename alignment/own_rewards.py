@@ -15,15 +15,17 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from alignment.identity import FIRST_PARTY, file_sha256, import_closure, imported_names, module_path
+from alignment.kinds import BUILT_IN_REWARDS
 from alignment.plan import nearest
 from data.schema import Completion, Question, UserError
 from reward import RewardError, Scores
@@ -90,6 +92,8 @@ class OwnReward:
         found: dict[Path, str] = {}
         ours: dict[str, str] = {}
         waiting = [(source, "" if self.is_file else package_of(self.place, source))]
+        if not self.is_file:
+            waiting += modules_of(self.place, root)  # the packages around it
         while waiting:
             path, package = waiting.pop()
             if path in found:
@@ -99,8 +103,7 @@ class OwnReward:
                 if name.split(".")[0] in FIRST_PARTY:
                     ours |= {module: read.sha256[:16] for module, read in import_closure(name).items()}
                 elif "site-packages" not in root.parts or name.split(".")[0] == head:  # not all that is installed
-                    waiting += [(there, package_of(above_it, there)) for above_it in prefixes(name)
-                                if (there := module_path(above_it, root)) is not None]
+                    waiting += modules_of(name, root)
         name = self.key.partition(".")[2]
         return ours | {f"{name}:{path.relative_to(root).as_posix()}": sha for path, sha in found.items()}
 
@@ -147,10 +150,28 @@ class OwnReward:
         return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
+def find_rewards(stage: str, rewards: Mapping[str, str], config_dirs: Sequence[str]) -> dict[str, str]:
+    """A stage's `rewards`, each looked for and at: a file in the working directory, as every path in a config, or else
+    in the folders of the user's recipes, by whose path it then goes. Raises UserError."""
+    found = {}
+    for name, target in rewards.items():
+        key = f"{stage}.rewards.{name}"
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in BUILT_IN_REWARDS:
+            raise UserError(f"{key}: not a name for a reward of your own; use letters, digits and underscores, and "
+                            f"none of {', '.join(BUILT_IN_REWARDS)}")
+        own = OwnReward.read(key, target)
+        places = [place for place in (own.place, *(str(Path(folder) / own.place) for folder in config_dirs))
+                  if own.is_file and Path(place).expanduser().is_file()]
+        own = dataclasses.replace(own, place=[*places, own.place][0])
+        own.check()
+        found[name] = f"{own.place}:{own.function}"
+    return found
+
+
 class LoadedReward:
     """A function of the user's own as a `Reward`, held to what a reward returns.
 
-    It must be pure: what a resumed run asks it again it must answer as before.
+    It must be pure: what a resumed run asks again it must answer as before.
     """
 
     def __init__(self, named: OwnReward, function: Callable[..., Any]) -> None:
@@ -188,6 +209,12 @@ def prefixes(name: str) -> list[str]:
     """a.b.c -> a, a.b, a.b.c."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def modules_of(name: str, root: Path) -> list[tuple[Path, str]]:
+    """The files that importing a dotted name runs, as far as they lie below `root`, each with its package."""
+    return [(path, package_of(module, path)) for module in prefixes(name)
+            if (path := module_path(module, root)) is not None]
 
 
 def package_of(module: str, path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignment import contracts, identity, layout, pinning, plan
+from alignment import contracts, identity, layout, pinning, plan, unfinished
 from alignment.config import RunConfig, rollout_engine
 from alignment.costs import Costs
 from alignment.forecast import forecasts
@@ -40,6 +40,7 @@ class Node:
     parts: Parts
     identity: str
     accepted: list[str] = dataclasses.field(default_factory=list)  # changes of code since it was made, let pass
+    goes_on: Path | None = None  # the folder of work that other code began, to be taken over
 
     @property
     def name(self) -> str:
@@ -113,7 +114,8 @@ def stage_code(stage: PlannedStage, code_of: Callable[[str], Code]) -> Code:
 
 
 def accept_code_change(node: Node, store: Store) -> Node:
-    """The node as the artifact that other code made of the same config, inputs and data, where there is one."""
+    """The node as the artifact that other code made of the same config, inputs and data; where there is none, the node
+    with the work that other code began."""
     kind = node.stage.config.kind
     if store.get(kind, node.identity) is not None:
         return node
@@ -124,11 +126,16 @@ def accept_code_change(node: Node, store: Store) -> Node:
         if parts | {"code": None} == node.parts | {"code": None}:
             return dataclasses.replace(node, identity=artifact.identity, parts=parts,
                                        accepted=identity.differences(parts, node.parts))
+    if unfinished.is_begun(store.work(kind, node.identity)):
+        return node
+    if begun := unfinished.by_other_code(store, kind, node.parts):
+        return dataclasses.replace(node, goes_on=begun)
     why = "it was never run"
     if made:
         changes = identity.differences(made[-1].manifest["parts"], node.parts)
         why = "; ".join([change for change in changes if not change.startswith("module ")][:3])
-    raise UserError(f"accept_code_change={node.name}: no sealed artifact of this stage differs in code alone ({why})")
+    raise UserError(f"accept_code_change={node.name}: nothing that this stage sealed, or began, differs in code alone "
+                    f"({why})")
 
 
 def check_code(prepared: Prepared, node: Node) -> None:
@@ -263,6 +270,7 @@ def explain(prepared: Prepared) -> str:
             continue
         lines.append(f"{node.name}: {'adopts ' + str(node.stage.config.adopt) if node.stage.adopted else 'runs'}")
         lines += [f"    {reason}" for reason in reasons(prepared, node)]
+        lines += [f"    goes on from what other code began ({node.goes_on.name})"] if node.goes_on else []
     lines += [*launch_lines(prepared), *check_ready(prepared, dry=True)]
     need = costs(prepared)
     lines += ["", *need.table(last_seconds(prepared))] if need.stages else []

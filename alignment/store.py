@@ -131,7 +131,11 @@ class Store:
         return self.root / ".work" / f"{kind}-{identity[:16]}"
 
     def lock(self, kind: str, identity: str) -> Lock:
-        return Lock(self.root / ".locks" / f"{kind}-{identity[:16]}.lock")
+        return Lock(self.lock_path(f"{kind}-{identity[:16]}"))
+
+    def lock_path(self, folder: str) -> Path:
+        """Of the artifact with this folder's name."""
+        return self.root / ".locks" / f"{folder}.lock"
 
     def get(self, kind: str, identity: str) -> Artifact | None:
         """The sealed artifact, or None. One whose files changed since is refused with a UserError naming the file."""
@@ -180,7 +184,7 @@ class Store:
         trash.parent.mkdir(exist_ok=True)
         folder.rename(trash)
         shutil.rmtree(trash)
-        (self.root / ".locks" / f"{folder.name}.lock").unlink(missing_ok=True)
+        self.lock_path(folder.name).unlink(missing_ok=True)
 
     def last(self, stage: str, kind: str) -> Artifact | None:
         """The artifact last sealed for a stage of this name and kind."""

@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from alignment import config as configs
 from alignment.plan import nearest
 from alignment.prepare import explain, prepare
+from alignment.run import split_arguments
 from alignment.store import Artifact, Store
 from data.schema import UserError
 
@@ -91,8 +92,9 @@ def gc(store: Store, used: dict[Path, list[str]], *, delete: bool) -> str:
     return rows(lines) + f"\n{'deleted' if delete else 'gc --yes deletes these'}: {len(folders)} folders, {total}"
 
 
-def why(stage: str, overrides: Sequence[str]) -> str:
-    prepared = prepare(configs.load(overrides))
+def why(stage: str, arguments: Sequence[str]) -> str:
+    overrides, config_dirs, _ = split_arguments(arguments)
+    prepared = prepare(configs.load(overrides, config_dirs=config_dirs))
     names = [node.name for node in prepared.nodes]
     if stage not in names:
         raise UserError(f"why {stage}: the recipe has no such stage{nearest(stage, names)}")

@@ -122,8 +122,30 @@ def test_the_check_for_execution_can_fail() -> None:
     assert len(forbidden_calls(ast.parse("eval(x); torch.load(p); f(shell=True); pickle.load(f)"))) == 4
 
 
+OWN_CODE = "alignment/own_rewards.py"  # the one place that runs code by a name from outside: the user's own rewards
+LOADERS = {"exec_module", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "__import__"}
+
+
+def loads_by_name(tree: ast.AST) -> list[str]:
+    """Calls that run a module named when they run, but for first-party ones."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            call = ast.unparse(node.func).rpartition(".")[2]
+            named = ast.unparse(node.args[0]).lstrip("f").strip("'\"") if node.args else ""
+            if call in LOADERS or (call == "import_module" and not named.startswith("alignment.")):
+                found.append(f"line {node.lineno}: {call}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_code_of_the_users_own_is_run_in_one_place(path: Path) -> None:
+    assert bool(loads_by_name(parse(path))) == (name(path) == OWN_CODE)
+
+
 @pytest.mark.parametrize("module", ["alignment.run", "alignment.repro", "alignment.cli", "alignment.kinds",
-                                    "alignment.plan", "alignment.store", "data.schema", "data.rows"])
+                                    "alignment.plan", "alignment.store", "alignment.own_rewards",
+                                    "data.schema", "data.rows"])
 def test_the_controller_never_imports_torch(module: str) -> None:
     """Nor anything else that is slow: --help, config errors and a run in which all is sealed stay quick."""
     code = f"import sys, json, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"

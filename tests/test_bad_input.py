@@ -68,6 +68,17 @@ def recipe(text: str) -> Made:
     return made
 
 
+FINE = "def f(questions, completions):\n    return [0.0] * len(completions)\n"
+
+
+def own_reward(content: str | bytes, function: str, *, weight: float | None = 1.0) -> Made:
+    """A reward of one's own from a file of this content."""
+    def made(folder: Path) -> list[str]:
+        [named] = file("ppo.rewards.mine", content, "r.py")(folder)
+        return [f"{named}:{function}", *([] if weight is None else [f"ppo.reward_weights.mine={weight}"])]
+    return made
+
+
 STAGES = "# @package _global_\ndefaults: [/kind@pretrain: pretrain, /kind@sft: sft, _self_]\n"
 
 CASES: dict[str, tuple[Made, str]] = {
@@ -104,6 +115,19 @@ CASES: dict[str, tuple[Made, str]] = {
     "a source that does not exist": (said("data.source=finace"), "did you mean finance?"),
     "a gate that cannot be read": (said("sft.require=[dev_accuracy]"), "sft.require"),
     "a folder that is not there": (said("--config-dir", "{folder}/none"), "none"),
+    # rewards
+    "a weight of no reward": (said("ppo.reward_weights.ruel=1"), "did you mean rule?"),
+    "a reward without a weight": (own_reward(FINE, "f", weight=None), "ppo.rewards.mine has no weight"),
+    "a reward that hides another": (said("ppo.rewards.rule=r.py:f"), "not a name for a reward of your own"),
+    "a reward that is no function's name": (said("ppo.rewards.mine=r.py"), "write FILE.py:FUNCTION"),
+    "a reward's file that is not there": (said("ppo.rewards.mine={folder}/r.py:f"), "there is no file"),
+    "a reward's module that is not there": (said("ppo.rewards.mine=no_such.rewards:f"), "no module 'no_such.rewards'"),
+    "a reward that its file lacks": (own_reward(FINE, "g"), "defines no 'g' at its top level"),
+    "a reward's file that is not Python": (own_reward("def f(:\n", "f"), "r.py:1: "),
+    "a reward's file of bytes": (own_reward(bytes(range(256)), "f"), "r.py"),
+    "a reward's weight that is a word": (said("ppo.reward_weights.rule=much"), "ppo.reward_weights.rule"),
+    "a reward that is a list": (said("ppo.rewards.mine=[1,2]"), "ppo.rewards.mine"),
+    "rewards that are no mapping": (said("ppo.rewards=r.py:f"), "ppo.rewards"),
     # recipes
     "no stages": (recipe("# @package _global_\n"), "the recipe has no stages"),
     "broken YAML": (recipe("# @package _global_\nsft: [\n"), "not readable YAML"),

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from alignment.config import load
+from alignment.kinds import Ppo
+from alignment.own_rewards import OwnReward
+from data.schema import Completion
 from tests.readme_tree import ROOT, block, tree
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +33,19 @@ def test_every_command_composes(line: str, tmp_path: Path) -> None:
     named = {"tatqa_dataset_dev.json": tmp_path / "a.json", "adopt=FOLDER": f"adopt={tmp_path / 'mine'}"}
     overrides = [re.sub("|".join(named), lambda found: str(named[found[0]]), part) for part in shlex.split(line)]
     assert load([*overrides, f"runs_dir={tmp_path}"]).stages
+
+
+def test_the_readmes_reward_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    [named] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "rewards:" in block]
+    (tmp_path / "my_rewards.py").write_text(code)
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(f"# @package _global_\ndefaults: [ppo_fin, _self_]\n{named}")
+    ppo = load(["recipe=mine"], config_dirs=[str(tmp_path)]).stages["ppo"]
+    assert isinstance(ppo, Ppo) and ppo.reward_weights["shorter"] == 0.5 and ppo.rewards
+    row = Completion(question_id="q", sample=0, text="x" * 30, finish_reason="stop")
+    assert OwnReward.read("ppo.rewards.shorter", ppo.rewards["shorter"]).load()([], [row]).total == [-0.3]
 
 
 def test_commands_were_found() -> None:

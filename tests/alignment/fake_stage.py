@@ -60,6 +60,8 @@ def main() -> int:
     tell(event="progress", done=1, total=2, unit="step")
     tell(event="metrics", step=1, metrics={"loss": 1.5})
     tell(event="note", text="a note")
+    if (Path(job["scratch"]) / "begun").exists():
+        tell(event="note", text="went on")
     write_artifact(job["kind"], Path(job["output"]), weights=f"{job['name']} {job['seed']}")
     match behaviour:
         case "sleep":
@@ -68,6 +70,10 @@ def main() -> int:
         case "fail":
             tell(event="error", user=False, text="RuntimeError: it broke")
             return 1
+        case "begin and fail":
+            (Path(job["scratch"]) / "begun").write_text(str(os.getpid()))
+            tell(event="error", user=True, text="a reward raised")
+            return 2
         case "user error":
             tell(event="error", user=True, text="the file has no rows")
             return 2

@@ -20,7 +20,7 @@ from alignment import costs, run
 from alignment.child import Child
 from alignment.controller import Controller
 from alignment.prepare import explain
-from alignment.store import Artifact, Store, read_artifact
+from alignment.store import Artifact, Lock, Store, read_artifact
 from data.schema import UserError
 from tests.alignment import fake_stage
 from tests.alignment.chains import COMMAND, Chain, Recorder
@@ -205,6 +205,46 @@ def test_a_code_change_can_be_accepted_stage_by_stage_and_is_recorded(chain: Cha
         chain.run("accept_code_change='pretrain,sft,sample,judge'")
     with pytest.raises(UserError, match="one makes it again"):
         chain.run("accept_code_change=pretrain", "force=pretrain")
+
+
+def test_a_stage_goes_on_with_what_other_code_began_where_the_user_says_so(chain: Chain) -> None:
+    chain.run("until=sft", sft="begin and fail")
+    began = next(iter(chain.prepare().store.unfinished()))
+    chain.code["alignment.stages.any"] = "2" * 16
+    with pytest.raises(UserError, match=r"accept_code_change=sft: .* or began, differs in code alone"):
+        chain.prepare("accept_code_change=sft", "sft.num_examples=7")
+    accepting = ("until=sft", "accept_code_change='pretrain,sft'")
+    assert f"goes on from what other code began ({began.name})" in explain(chain.prepare(*accepting))
+    assert chain.run(*accepting, sft="begin and fail").ends["sft"] == "failed"
+    assert not began.exists() and len(chain.prepare().store.unfinished()) == 1
+    assert chain.run(*accepting, sft="killed").ends["sft"] == "failed"  # from now on its own work
+    stage = chain.run(*accepting).manifest["stages"]["sft"]
+    assert stage["status"] == "ran" and stage["notes"] == [
+        "a note", "went on", "code was changed while it was made, and the change accepted: "
+                             "module alignment.stages.any: 11111111 -> 22222222"]
+    assert chain.run(*accepting).started == [] and chain.prepare().store.unfinished() == []
+
+
+def test_without_that_word_a_stage_whose_code_changed_starts_anew_and_what_was_begun_stays(chain: Chain) -> None:
+    chain.run("until=pretrain", pretrain="begin and fail")
+    began = next(iter(chain.prepare().store.unfinished()))
+    chain.code["alignment.stages.any"] = "2" * 16
+    assert chain.run("until=pretrain").manifest["stages"]["pretrain"]["notes"] == ["a note"]
+    assert (began / "scratch/begun").exists()
+    chain.code["alignment.stages.any"] = "1" * 16  # the change taken back
+    assert chain.run("until=pretrain").manifest["stages"]["pretrain"]["notes"] == ["a note", "went on"]
+
+
+def test_what_another_run_is_at_is_not_taken_over(chain: Chain) -> None:
+    chain.run("until=pretrain", pretrain="begin and fail")
+    began = next(iter(chain.prepare().store.unfinished()))
+    chain.code["alignment.stages.any"] = "2" * 16
+    lock = Lock(chain.prepare().store.lock_path(began.name))
+    assert lock.acquire()
+    outcome = chain.run("until=pretrain", "accept_code_change=pretrain")
+    lock.release()
+    assert outcome.code == 2 and "is being worked on by another run" in outcome.said
+    assert (began / "scratch/begun").exists() and outcome.started == []
 
 
 def test_a_sealed_file_that_changed_is_refused(chain: Chain) -> None:
