@@ -212,7 +212,7 @@ def test_killed_anywhere_the_artifacts_are_those_of_an_uninterrupted_run(whole: 
     # after the rename; while an artifact's files and its manifest are being written
     chain.die(CONTROLLER, "judge", "shutil.rmtree", r".*/\.work/judge-\w+")
     assert chain.work("judge").exists() and chain.artifact("judge") is not None
-    chain.die(CHILD, "pairs", "open", r".*/output/dev\.jsonl")
+    chain.die(CHILD, "pairs", "os.rename", r".*/output/dev\.jsonl")
     chain.die(CONTROLLER, "pairs", "os.rename", r".*/pairs-\w+/output/manifest\.json")
     assert chain.artifact("pairs") is None
 
