@@ -132,6 +132,13 @@ class PreferencePair(Row):
     shown_order: Literal["chosen_first", "rejected_first"] | None = None
     prompt_hash: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Without `prefix` where the whole answer is compared."""
+        row = dataclasses.asdict(self)
+        if not self.prefix:
+            del row["prefix"]
+        return row
+
     def swap(self) -> PreferencePair:
         """The same comparison with the opposite outcome."""
         flipped: dict[str | None, Literal["chosen_first", "rejected_first"] | None] = {

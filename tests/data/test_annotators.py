@@ -29,7 +29,7 @@ def test_the_shipped_file_is_what_the_command_makes(tmp_path: Path) -> None:
     assert main([str(tmp_path / "out.jsonl")]) == 0
     assert (tmp_path / "out.jsonl").read_bytes() == SHIPPED.read_bytes(), (
         f"the generator has changed; run `python -m data.finance.annotators {SHIPPED}`")
-    assert SHIPPED.stat().st_size < 450_000
+    assert SHIPPED.stat().st_size < 400_000
 
 
 def test_everything_says_simulated_and_is_of_the_train_split(pairs: list[PreferencePair]) -> None:
