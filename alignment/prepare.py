@@ -190,11 +190,13 @@ def check_data(prepared: Prepared) -> list[str]:
 
 
 def needs_network(prepared: Prepared) -> bool:
-    """Whether a stage may have to ask the hub for data (a base model is fetched before any stage starts)."""
+    """Whether a stage may have to ask the hub, for data or in a reward of the user's own; a base model is fetched before
+    any stage starts."""
     config = prepared.config
     places = [config.data.path] if config.data.source != "finance" else []
     places += [getattr(node.stage.config, "dataset", None) for node in prepared.nodes]
-    return any(place is not None and not Path(place).expanduser().exists() for place in places)
+    return any(place is not None and not Path(place).expanduser().exists() for place in places) or any(
+        getattr(node.stage.config, CODE_KEY, {}) for node in prepared.nodes)
 
 
 def last_seconds(prepared: Prepared) -> dict[str, float]:

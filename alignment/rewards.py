@@ -10,6 +10,7 @@ from alignment.device import best_device
 from alignment.own_rewards import LoadedReward, OwnReward
 from alignment.stage import Stage
 from data.chat import completion_ids
+from data.finance.generator import solution_text
 from data.schema import Completion, Question
 from reward import Reward
 from reward.mixture import Scale, WeightedReward
@@ -42,7 +43,7 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
 def rehearse(reward: LoadedReward, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> None:
     """Has each question's gold answer and an empty one scored, and the first cut off."""
     if questions:
-        texts = [text for question in questions for text in ("\n".join([*question.steps, question.answer]), "")]
+        texts = [text for question in questions for text in (solution_text(question), "")]
         reward([question for question in questions for _ in range(2)], [
             Completion(question_id=questions[row // 2].id, sample=row % 2, text=text, logprob=0.0,
                        finish_reason="stop" if row else "length",

@@ -44,7 +44,7 @@ def test_a_run_whose_reward_fails_goes_on_when_it_is_corrected(tmp_path: Path,
     assert start(tmp_path, "runs") == 2
     said = capsys.readouterr().err
     assert f"raised KeyError: 'odd' ({tmp_path}/my_rewards.py:9), scoring 8 completions; correct it" in said
-    assert "1 iterations are kept" in said and "accept_code_change=ppo" in said
+    assert "up to iteration 1 is kept" in said and "accept_code_change=ppo" in said
     log = (tmp_path / "runs/mine/own/logs/ppo.log").read_text()
     assert f'File "{tmp_path}/my_rewards.py", line 9, in mine' in log and "KeyError: 'odd'" in log
 

@@ -69,8 +69,9 @@ def run(stage: Stage) -> None:
                                           [pool.prompts[index] for index in chosen])
             except RewardError as error:  # the iteration has changed nothing yet, so that all up to it can be kept
                 save_checkpoint(stage, state)
-                raise RewardError(f"{error}. {state.iteration} iterations are kept: the same command goes on after "
-                                  f"them, where code was corrected with accept_code_change={stage.name}") from error
+                raise RewardError(f"{error}. What was done up to iteration {state.iteration} is kept: the same command "
+                                  "goes on from there, where code was corrected with accept_code_change="
+                                  f"{stage.name}") from error
             if state.iteration % config.eval_every == 0 and state.iteration < config.num_iterations:
                 metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
             stage.log(state.iteration, **metrics)

@@ -13,7 +13,7 @@ import pytest
 
 from alignment.config import load
 from alignment.own_rewards import OwnReward, find_rewards
-from alignment.prepare import explain
+from alignment.prepare import explain, needs_network
 from data.schema import Completion, Question, UserError
 from reward import RewardError, Scores, Span
 from reward.mixture import WeightedReward
@@ -201,6 +201,7 @@ def test_a_file_that_changes_while_the_chain_runs_is_met(place: Path, monkeypatc
     asked = ("until=ppo", "ppo.rewards.short=my_rewards.py:shorter", "ppo.reward_weights.short=0.5")
     stage_code = chain.prepare(*asked).node("ppo").parts["code"]
     assert "rewards.short:my_rewards.py" in stage_code
+    assert needs_network(chain.prepare(*asked)) and not needs_network(chain.prepare("until=ppo"))
     monkeypatch.setattr("alignment.controller.check_disk", lambda prepared: path.write_text(SHORTER + "\n"))
     outcome = chain.run(*asked)
     assert outcome.code == 2 and "its code was changed while the chain ran (module rewards.short" in outcome.said

@@ -16,7 +16,7 @@ from alignment.ppo import PpoTrainer
 from alignment.rewards import make_reward
 from alignment.stages import ppo
 from data.chat import completion_ids, render_prompt
-from data.finance.generator import questions
+from data.finance.generator import questions, solution_text
 from data.schema import Completion, UserError
 from data.tokenizer import build_tokenizer
 from reward import RewardError, Scores
@@ -66,8 +66,7 @@ def test_a_rehearsal_is_of_whole_cut_off_and_empty_answers(policy: Path, tmp_pat
     reward = make_reward(stage, tokenizer, {}, rehearsal=asked)
     seen: list[Completion] = reward._rewards["mine"]._function.__globals__["SEEN"]  # type: ignore[attr-defined]
     assert [row.finish_reason for row in seen] == ["length", "stop", "stop", "stop"]
-    assert [row.text for row in seen] == ["\n".join([*asked[0].steps, asked[0].answer]), "",
-                                          "\n".join([*asked[1].steps, asked[1].answer]), ""]
+    assert [row.text for row in seen] == [solution_text(asked[0]), "", solution_text(asked[1]), ""]
     assert [row.question_id for row in seen] == [asked[0].id] * 2 + [asked[1].id] * 2
     for row in seen:
         ids = row.token_ids[:-1] if row.finish_reason == "stop" else row.token_ids
@@ -81,8 +80,8 @@ def test_a_reward_that_fails_on_the_way_loses_nothing(policy: Path, tmp_path: Pa
     with pytest.raises(RewardError) as caught:
         ppo.run(stage)
     assert f"raised KeyError: 'odd' ({tmp_path}/fails/r.py:7), scoring 12 completions; correct it" in str(caught.value)
-    assert str(caught.value).endswith("2 iterations are kept: the same command goes on after them, where code was "
-                                      "corrected with accept_code_change=ppo")
+    assert str(caught.value).endswith("What was done up to iteration 2 is kept: the same command goes on from there, "
+                                      "where code was corrected with accept_code_change=ppo")
     assert [path.name for path in complete_checkpoints(stage.scratch / CHECKPOINTS)] == ["checkpoint-2"]
     stage.events.unlink()
     fixed = own(tmp_path / "fixed", STEPS, **config)
