@@ -24,7 +24,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignment.kinds import KINDS, Rewarded, StageConfig, key
+from alignment.keys import StageConfig, key
+from alignment.kinds import KINDS, Rewarded
 from alignment.layout import AUTO, STRATEGIES
 from alignment.own_rewards import find_rewards
 from alignment.pinning import cuda_visible
@@ -305,7 +306,9 @@ def check_limits(config: Any, name: str) -> None:
                 raise UserError(f"{'.'.join(filter(None, [name, field.name, part]))}={number}: must be a finite number")
         where = f"{name}.{field.name}" if name else field.name
         choices = limits.get("choices") or ()
-        if choices and value is not None and value not in choices:
+        if choices and isinstance(value, dict):
+            _check_choices(where, value, known=getattr(type(config)(), field.name), choices=choices)
+        elif choices and value is not None and value not in choices:
             raise UserError(f"{where}={value}: not one of {', '.join(map(str, choices))}{_only_near(value, choices)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -313,6 +316,16 @@ def check_limits(config: Any, name: str) -> None:
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             within = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
             raise UserError(f"{where}={value}: must be {within} ({limits['help']})")
+
+
+def _check_choices(where: str, values: dict[str, Any], *, known: Iterable[str], choices: Iterable[Any]) -> None:
+    """A mapping whose names are given, and whose values are one of `choices` each."""
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}.{name}: there is no such key{nearest(name, known)}")
+        if value not in choices:
+            raise UserError(f"{where}.{name}={value}: not one of {', '.join(map(str, choices))}"
+                            f"{_only_near(value, choices)}")
 
 
 def _only_near(value: Any, choices: Iterable[Any]) -> str:

