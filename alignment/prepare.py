@@ -190,8 +190,8 @@ def check_data(prepared: Prepared) -> list[str]:
 
 
 def needs_network(prepared: Prepared) -> bool:
-    """Whether a stage may have to ask the hub, for data or in a reward of the user's own; a base model is fetched before
-    any stage starts."""
+    """Whether a stage may have to ask the network, for data or in a reward of the user's own; a base model is fetched
+    before any stage starts."""
     config = prepared.config
     places = [config.data.path] if config.data.source != "finance" else []
     places += [getattr(node.stage.config, "dataset", None) for node in prepared.nodes]

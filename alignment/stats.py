@@ -189,6 +189,13 @@ def wilson(successes: float, n: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+def sign_test(losses: int, gains: int) -> float:
+    """The chance of at least so many losses among the pairs that changed, were each as likely to be a gain (one-sided
+    exact sign test; of right and wrong answers it is McNemar's, 1947)."""
+    changed = losses + gains
+    return sum(math.comb(changed, count) for count in range(losses, changed + 1)) / 2**changed
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean over runs with Student's t interval; nan limits for a single run."""
     n = len(values)

@@ -90,6 +90,12 @@ def test_losses_import_nothing_of_ours() -> None:
             if module.split(".")[0] in FIRST_PARTY] == []
 
 
+def test_alarms_know_metrics_alone() -> None:
+    """So that any trainer's lines can be told to them."""
+    assert {module for _, module in imports(parse(ROOT / "alignment/alarms.py")) if module.split(".")[0] in FIRST_PARTY
+            } == {"alignment.keys", "alignment.stats"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_modules_have_names_that_say_something_and_docstrings(path: Path) -> None:
     assert path.stem not in VAGUE
@@ -144,7 +150,8 @@ def test_code_of_the_users_own_is_run_in_one_place(path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["alignment.run", "alignment.repro", "alignment.cli", "alignment.kinds",
-                                    "alignment.plan", "alignment.store", "alignment.own_rewards",
+                                    "alignment.keys", "alignment.alarms", "alignment.plan", "alignment.store",
+                                    "alignment.own_rewards",
                                     "data.schema", "data.rows"])
 def test_the_controller_never_imports_torch(module: str) -> None:
     """Nor anything else that is slow: --help, config errors and a run in which all is sealed stay quick."""
