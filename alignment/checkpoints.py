@@ -1,10 +1,14 @@
-"""Checkpoints of a stage under way, in its scratch: a folder each, which counts only once its marker is written."""
+"""Checkpoints of a stage under way, in its scratch: a folder each, which counts only once its marker is written.
+
+`checkpoint-12` is of step 12; so is `checkpoint-12.1`, of the attempt that began when the stage first went back.
+"""
 
 from __future__ import annotations
 
 import shutil
 import signal
 import types
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -13,10 +17,15 @@ MARKER = "COMPLETE"  # the last file written into a checkpoint
 KEPT = 2  # the last ones
 
 
+def age(checkpoint: Path) -> tuple[int, int]:
+    """(attempt, step): larger is later."""
+    step, _, attempt = checkpoint.name.rpartition("-")[2].partition(".")
+    return int(attempt or 0), int(step)
+
+
 def complete_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints that were written to the end, oldest first."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted((path.parent for path in folder.glob(f"checkpoint-*/{MARKER}")), key=age)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -30,20 +39,34 @@ def delete_broken(folder: Path) -> None:
         shutil.rmtree(broken)
 
 
-def begin_checkpoint(folder: Path, step: int) -> Path:
+def delete_undone(folder: Path) -> None:
+    """Deletes those of steps that a later attempt has gone back beyond."""
+    complete = complete_checkpoints(folder)
+    for checkpoint in complete:
+        attempt, step = age(checkpoint)
+        if any(later > attempt and back < step for later, back in map(age, complete)):
+            _delete(checkpoint)
+
+
+def begin_checkpoint(folder: Path, step: int, *, attempt: int = 0) -> Path:
     """An empty folder to write the checkpoint of `step` into; then call `end_checkpoint`."""
-    made = folder / f"checkpoint-{step}"
+    made = folder / (f"checkpoint-{step}.{attempt}" if attempt else f"checkpoint-{step}")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     return made
 
 
-def end_checkpoint(made: Path) -> None:
-    """From now on the checkpoint counts; all but the last `KEPT` go."""
+def end_checkpoint(made: Path, *, needed: Collection[int] = ()) -> None:
+    """From now on the checkpoint counts; all but the last `KEPT` and those of the steps that are `needed` go."""
     (made / MARKER).touch()
     for old in complete_checkpoints(made.parent)[:-KEPT]:
-        (old / MARKER).unlink()  # first, so that what is half deleted does not count
-        shutil.rmtree(old)
+        if age(old)[1] not in needed:
+            _delete(old)
+
+
+def _delete(checkpoint: Path) -> None:
+    (checkpoint / MARKER).unlink()  # first, so that what is half deleted does not count
+    shutil.rmtree(checkpoint)
 
 
 class Termination:

@@ -315,8 +315,10 @@ class Controller:
                 running.log.append(line)
                 with (self._run_dir / LOG).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
-            case "note":
+            case "note" | "warning":
                 running.notes.append(event["text"])
+                if event["event"] == "warning":
+                    self._display.say(f"stage {name}: {event['text']}")
             case "result":
                 running.metrics.update(event["metrics"])
             case "peak":

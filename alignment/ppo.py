@@ -26,7 +26,7 @@ from alignment.kinds import Ppo
 from alignment.ppo_state import PpoState
 from alignment.ppo_update import PpoUpdates, autocast, policy_logprobs
 from alignment.process import Steps
-from alignment.rollout.engine import Engine, Generation, Sampling
+from alignment.rollout.engine import Engine, Generation, PushError, Sampling
 from alignment.rollout.rows import to_completion
 from alignment.seeds import derive
 from data.schema import Completion, Question, UserError
@@ -51,9 +51,11 @@ class PpoTrainer:
         """One iteration on one completion of each prompt; its metrics (alignment/metrics.py). `questions[i]` is what
         `prompts[i]` renders; repeat it for several completions.
 
-        FloatingPointError where a loss or a gradient is not finite.
+        NotFinite where a loss or a gradient is not finite, PushError where the engine did not take the weights: unless
+        the alarm but warns.
         """
         started = time.perf_counter()
+        unpushed = self.push() if self.state.draw else {}
         generations = self._generate(questions, prompts)
         generated = time.perf_counter()
         scores = self._score(questions, generations)
@@ -78,18 +80,26 @@ class PpoTrainer:
         scored = time.perf_counter()
         metrics |= self.updates.update(batch)
         self.updates.remember(prompts, [generation.token_ids for generation in generations], paid)
-        metrics |= self.updates.imitate()
+        metrics |= self.updates.imitate() | self.updates.left_out | unpushed
         self.state.iteration += 1
         return metrics | {"seconds_generate": generated - started, "seconds_score": scored - generated,
                           "seconds_update": time.perf_counter() - scored}
 
+    def push(self) -> dict[str, float]:
+        """Gives the engine the policy's weights; where it does not take them and the alarm but warns, says so."""
+        try:
+            self.engine.push(self.state.policy)
+        except PushError:
+            if self.config.alarms["push"] != "warn":
+                raise
+            return {"push_failed": 1.0}
+        return {}
+
     # ------------------------------------------------------------------------------------------------- experience
 
     def _generate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> list[Generation]:
-        if self.state.iteration:
-            self.engine.push(self.state.policy)
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature)
-        seeds = [derive(self.seed, "rollout", self.state.iteration, row, question.id)
+        seeds = [derive(self.seed, "rollout", self.state.draw, row, question.id)
                  for row, question in enumerate(questions)]
         return self.engine.generate(prompts, sampling, seeds)
 

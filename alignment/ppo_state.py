@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alignment.kinds import Ppo
 from alignment.optim import make_optimizer
+from data.schema import UserError
 
 STATE = "state.pt"  # private to the stage's scratch
 
@@ -92,6 +94,14 @@ class PpoState:
     reward_scales: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     score_moments: Moments = dataclasses.field(default_factory=Moments)
     memory: list[Remembered] = dataclasses.field(default_factory=list)
+    best_answers: list[float] = dataclasses.field(default_factory=list)  # right or wrong, at the best evaluation so far
+    rollbacks: int = 0
+    skipped: int = 0  # iterations that roll-backs undid, whose draws are not used again
+
+    @property
+    def draw(self) -> int:
+        """Which draw of questions, samples and orders is the next iteration's."""
+        return self.iteration + self.skipped
 
     @property
     def models(self) -> list[nn.Module]:
@@ -101,27 +111,75 @@ class PpoState:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [optimizer for optimizer in (self.policy_optimizer, self.critic_optimizer) if optimizer is not None]
 
-    def save(self, folder: Path) -> None:
-        """Writes what `load` needs into a checkpoint's folder."""
-        torch.save({
+    def content(self) -> dict[str, Any]:
+        """All of it, as plain containers, numbers and tensors."""
+        return {
             "models": [trainable(model) for model in self.models],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "iteration": self.iteration, "kl_coefficient": self.kl_coefficient, "reward_scales": self.reward_scales,
             "score_moments": dataclasses.astuple(self.score_moments),
-            "memory": [dataclasses.astuple(row) for row in self.memory],
-        }, folder / STATE)
+            "memory": [dataclasses.astuple(row) for row in self.memory], "best_answers": self.best_answers,
+            "rollbacks": self.rollbacks, "skipped": self.skipped,
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it: equal where the next iteration cannot differ in a bit."""
+        found = hashlib.sha256()
+        _feed(found, self.content())
+        return found.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` needs into a checkpoint's folder."""
+        torch.save(self.content(), folder / STATE)
 
     def load(self, folder: Path) -> None:
-        """Makes this state, built as before the first iteration, the one that was saved."""
+        """Makes this state, of the same config and models, the one that was saved. UserError where it is of others."""
         saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        self._check_alike(saved, folder)
         for model, weights in zip(self.models, saved["models"], strict=True):
             model.load_state_dict(weights, strict=False)  # the rest does not change
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.zero_grad(set_to_none=True)
             optimizer.load_state_dict(state)
         self.iteration, self.kl_coefficient = saved["iteration"], saved["kl_coefficient"]
+        self.reward_scales.clear()
         self.reward_scales.update(saved["reward_scales"])
         self.score_moments = Moments(*saved["score_moments"])
         self.memory[:] = [Remembered(*row) for row in saved["memory"]]
+        self.best_answers = list(saved["best_answers"])
+        self.rollbacks, self.skipped = saved["rollbacks"], saved["skipped"]
+
+    def _check_alike(self, saved: dict[str, Any], folder: Path) -> None:
+        ours = [{name: list(weight.shape) for name, weight in trainable(model).items()} for model in self.models]
+        theirs = [{name: list(weight.shape) for name, weight in weights.items()} for weights in saved["models"]]
+        groups = [[(group["algorithm"], len(group["params"])) for group in optimizer["param_groups"]]
+                  for state in (self.content(), saved) for optimizer in state["optimizers"]]
+        half = len(groups) // 2
+        if ours == theirs and groups[:half] == groups[half:]:
+            return
+        names = [name for mine, other in zip(ours, theirs, strict=False) for name in {**mine, **other}
+                 if mine.get(name) != other.get(name)]
+        what = f"{names[0]} differs" if names else "the number of models or their optimizers differ"
+        raise UserError(f"{folder}: this checkpoint is of another model or another config than the stage's ({what}); "
+                        f"delete {folder.parent} to start the stage from its beginning")
+
+
+def _feed(found: Any, value: Any) -> None:
+    """Hashes a tree of containers, numbers and tensors: what each is, and its bytes."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        found.update(f"{value.dtype}{list(value.shape)}".encode())
+        found.update(plain.view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        for name, part in sorted(value.items(), key=lambda item: repr(item[0])):
+            found.update(f"{name!r}:".encode())
+            _feed(found, part)
+    elif isinstance(value, list | tuple):
+        found.update(f"[{len(value)}]".encode())
+        for part in value:
+            _feed(found, part)
+    else:
+        found.update(repr(value).encode())
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:

@@ -21,11 +21,20 @@ from alignment.ppo_state import PpoState, Remembered
 from alignment.seeds import derive
 
 
+class NotFinite(FloatingPointError):
+    """A loss or a gradient of the policy or the critic, `who`, is not finite."""
+
+    def __init__(self, text: str, *, who: str) -> None:
+        super().__init__(text)
+        self.who = who
+
+
 class PpoUpdates:
     """Changes a state by what a batch teaches."""
 
     def __init__(self, config: Ppo, state: PpoState, *, seed: int) -> None:
         self.config, self.state, self.seed = config, state, seed
+        self.left_out: dict[str, float] = {}  # whose steps the iteration has left out, and how many
         self.clip_high = config.clip_range if config.clip_range_high is None else config.clip_range_high
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -35,9 +44,10 @@ class PpoUpdates:
         apart = state.critic is not None and (warming_up or not state.critic.shared)
         policy_done = warming_up
         self._set_rates()
+        self.left_out.clear()
         steps: list[dict[str, float]] = []
         for epoch in range(config.num_epochs):
-            generator = torch.Generator().manual_seed(derive(self.seed, "order", state.iteration, epoch))
+            generator = torch.Generator().manual_seed(derive(self.seed, "order", state.draw, epoch))
             order = torch.randperm(len(batch.prompts), generator=generator).tolist()
             count = math.ceil(len(order) / config.minibatch_size)
             for rows in (order[part::count] for part in range(count)):
@@ -46,11 +56,15 @@ class PpoUpdates:
                     metrics |= self._policy_step(batch, rows)
                     policy_done = not metrics["policy_steps"]
                 steps.append(metrics)
-        return summary(steps)
+        found = summary(steps)
+        if "nonfinite_policy" in self.left_out:
+            found["policy_steps"] -= self.left_out["nonfinite_policy"]
+        return found
 
     def _set_rates(self) -> None:
-        """The learning rates of this iteration, from the schedule."""
+        """The learning rates of this iteration, from the schedule and the roll-backs so far."""
         left = 1 - self.state.iteration / self.config.num_iterations if self.config.schedule == "linear" else 1.0
+        left *= self.config.rollback_factor ** self.state.rollbacks
         for optimizer in self.state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * left
@@ -147,7 +161,7 @@ class PpoUpdates:
         config, state = self.config, self.state
         if not state.memory or state.iteration < config.critic_warmup:
             return {}
-        drawn = random.Random(derive(self.seed, "imitation", state.iteration))
+        drawn = random.Random(derive(self.seed, "imitation", state.draw))
         total = 0.0
         for _ in range(config.imitation_steps):
             chosen = drawn.sample(state.memory, min(config.imitation_batch_size, len(state.memory)))
@@ -162,28 +176,35 @@ class PpoUpdates:
                 loss_sum += loss.detach()
             self._step(state.policy_optimizer, "policy", loss_sum)
             total += loss_sum.item()
-        return {"imitation_loss": total / config.imitation_steps}
+        return {"imitation_loss": total / config.imitation_steps} if math.isfinite(total) else {}
 
     def _step(self, optimizer: torch.optim.Optimizer, who: str, loss: Tensor) -> float:
-        """Clips the gradient, steps, clears it; its norm before clipping."""
+        """Clips the gradient, steps, clears it; its norm before clipping. What is not finite is never taken: NotFinite,
+        or, where the alarm but warns, the step is left out."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf).item()
-        if not (math.isfinite(norm) and math.isfinite(loss.item())):
-            raise FloatingPointError(f"PPO iteration {self.state.iteration}: the {who}'s loss is {loss.item()} and its "
-                                     f"gradient norm {norm}; lower its learning rate, or look at the reward")
-        optimizer.step()
+        if math.isfinite(norm) and math.isfinite(loss.item()):
+            optimizer.step()
+        elif self.config.alarms["nonfinite"] == "warn":
+            self.left_out[f"nonfinite_{who}"] = self.left_out.get(f"nonfinite_{who}", 0.0) + 1
+        else:
+            raise NotFinite(f"PPO iteration {self.state.iteration}: the {who}'s loss is {loss.item()} and its gradient "
+                            f"norm {norm}; lower its learning rate, or look at the reward", who=who)
         optimizer.zero_grad(set_to_none=True)
         return norm
 
 
 def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of the metrics of an iteration's optimizer steps: means, but for the largest ratio and the number of steps."""
-    names = dict.fromkeys(name for step in steps for name in step)
-    series = {name: [step[name] for step in steps if name in step] for name in names}
+    """Of the metrics of an iteration's optimizer steps: means, but for the largest ratio and the number of steps. What
+    is not finite was left out of the training, and so it is here."""
+    finite = [{name: value for name, value in step.items() if math.isfinite(value)} for step in steps]
+    names = dict.fromkeys(name for step in finite for name in step)
+    series = {name: [step[name] for step in finite if name in step] for name in names}
     found = {name: sum(values) / len(values) for name, values in series.items()}
     if "ratio_mean" in series:
-        found |= {"ratio_max": max(series["ratio_max"]), "ratio_first": series["ratio_mean"][0],
-                  "policy_steps": sum(series["policy_steps"])}
+        found |= {"ratio_max": max(series["ratio_max"]), "ratio_first": series["ratio_mean"][0]}
+    if "policy_steps" in series:
+        found["policy_steps"] = sum(series["policy_steps"])
     return found
 
 

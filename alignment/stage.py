@@ -82,18 +82,23 @@ class Stage:
         logged = [line for line in lines if json.loads(line)["event"] == "metrics"]
         (checkpoint / EVENTS).write_text("".join(logged), encoding="utf-8")
 
-    def resume_log(self, checkpoint: Path | None) -> list[dict[str, float]]:
-        """Logs again what was logged before the checkpoint that the stage goes on from; each line's metrics."""
+    def resume_log(self, checkpoint: Path | None) -> list[tuple[int, dict[str, float]]]:
+        """Logs again what was logged before the checkpoint that the stage goes on from; (step, metrics) of
+        each."""
         if checkpoint is None:
             return []
         text = (checkpoint / EVENTS).read_text(encoding="utf-8")
         with self.events.open("a", encoding="utf-8") as file:
             file.write(text)
-        return [json.loads(line)["metrics"] for line in text.splitlines()]
+        return [(row["step"], row["metrics"]) for row in map(json.loads, text.splitlines())]
 
     def note(self, text: str) -> None:
         """A sentence for the report: rows kept and dropped and why, what was chosen and why."""
         self._event(event="note", text=text)
+
+    def warn(self, text: str) -> None:
+        """A note that whoever started the run should read now."""
+        self._event(event="warning", text=text)
 
     def result(self, **metrics: float | dict[str, float]) -> None:
         """The stage's own held-out metrics: a number, or {value, low, high, n}. Gates read these."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.rollout.engine import Engine, Generation, Sampling
+from alignment.rollout.engine import Engine, Generation, PushError, Sampling
 from alignment.rollout.transformers_engine import TransformersEngine
 from alignment.rollout.vllm_engine import VllmEngine
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from alignment.stage import Rollout
 
-__all__ = ["Engine", "Generation", "Sampling", "TransformersEngine", "VllmEngine", "make_engine"]
+__all__ = ["Engine", "Generation", "PushError", "Sampling", "TransformersEngine", "VllmEngine", "make_engine"]
 
 
 def make_engine(model_path: Path, rollout: Rollout, *, max_length: int,

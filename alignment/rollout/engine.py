@@ -28,6 +28,10 @@ class Generation:
     finish_reason: str  # "stop" | "length"
 
 
+class PushError(RuntimeError):
+    """The engine's logprobs differ from those of the model that was pushed."""
+
+
 class Engine(Protocol):
     """A generator holding one set of weights."""
 
@@ -41,7 +45,10 @@ class Engine(Protocol):
         ...
 
     def push(self, model: PreTrainedModel) -> None:
-        """Replaces the engine's weights by the model's, drops cached prefixes, verifies by a probe of logprobs."""
+        """Replaces the engine's weights by the model's, drops cached prefixes, verifies by a probe of logprobs.
+
+        PushError where they did not arrive.
+        """
         ...
 
     def close(self) -> None: ...

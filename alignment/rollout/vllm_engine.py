@@ -22,7 +22,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from alignment.adapters import merged
-from alignment.rollout.engine import Generation, Sampling
+from alignment.rollout.engine import Generation, PushError, Sampling
 from alignment.rollout.requests import check_requests, inference, stop_token_ids
 
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: weights are pushed by reference
@@ -30,10 +30,6 @@ ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this proc
 PROBES, PROBE_LENGTH, PROBE_NEW = 4, 16, 8
 TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.5  # 16 bits: catches wrong weights (errors of 0.9 and more were seen), not stale ones
-
-
-class PushError(RuntimeError):
-    """The engine's logprobs differ from those of the model that was pushed."""
 
 
 class VllmEngine:

@@ -1,4 +1,4 @@
-"""PPO of a policy: builds its parts, runs the iterations of alignment/ppo.py, saves policy and critic.
+"""PPO of a policy: builds its parts, runs the iterations of alignment/ppo_run.py, saves policy and critic.
 
 In: `policy`, which is also the frozen reference; optionally `reward_model`. Out: a model folder, and the critic's
 weights in critic/. Questions come from a pool drawn for the purpose "ppo" and are used once per pass over the pool.
@@ -7,40 +7,26 @@ weights in critic/. Questions come from a pool drawn for the purpose "ppo" and a
 from __future__ import annotations
 
 import copy
-import random
-import signal
 import statistics
-import sys
-from collections.abc import Sequence
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.adapters import adapted, save_adapter
-from alignment.checkpoints import (
-    CHECKPOINTS,
-    Termination,
-    begin_checkpoint,
-    delete_broken,
-    end_checkpoint,
-    latest_checkpoint,
-)
 from alignment.device import placed
 from alignment.kinds import Ppo
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.ppo import PpoTrainer
+from alignment.ppo_run import PpoRun
 from alignment.ppo_state import Critic, PpoState, new_state
 from alignment.rewards import make_reward
-from alignment.rollout import Engine, Sampling, make_engine
-from alignment.rollout.rows import Prompted, prompt_questions, to_completion
+from alignment.rollout import make_engine
+from alignment.rollout.rows import Prompted, prompt_questions
 from alignment.seeds import derive
 from alignment.stage import Stage
-from alignment.stats import Bootstrap, Estimate
 from data.schema import UserError
 from data.sources import open_source
-from reward import RewardError
 from reward.model import RewardModel, fingerprint
-from reward.verifiable import RuleReward
 
 RESULT_ITERATIONS = 10  # the last ones, over which reward and KL are averaged for the result
 
@@ -59,52 +45,15 @@ def run(stage: Stage) -> None:
                          model=policy)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
                          reward=reward, seed=stage.seed)
-    history = resume(stage, state)
-    with Termination() as termination:
-        while state.iteration < config.num_iterations:
-            chosen = draw(len(pool.questions), config.num_prompts, state.iteration, stage.seed)
-            chosen = [index for index in chosen for _ in range(config.num_samples)]
-            try:
-                metrics = trainer.iterate([pool.questions[index] for index in chosen],
-                                          [pool.prompts[index] for index in chosen])
-            except RewardError as error:  # the iteration has changed nothing yet, so that all up to it can be kept
-                save_checkpoint(stage, state)
-                raise RewardError(f"{error}. What was done up to iteration {state.iteration} is kept: the same command "
-                                  "goes on from there, where code was corrected with accept_code_change="
-                                  f"{stage.name}") from error
-            if state.iteration % config.eval_every == 0 and state.iteration < config.num_iterations:
-                metrics["dev_accuracy"] = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens).value
-            stage.log(state.iteration, **metrics)
-            stage.progress(state.iteration, config.num_iterations, unit="iteration")
-            history.append(metrics)
-            if termination.asked or state.iteration % config.save_every == 0:
-                save_checkpoint(stage, state)
-            if termination.asked:
-                sys.exit(128 + signal.SIGTERM)
-    final = greedy_accuracy(engine, policy, tokenizer, dev, config.max_new_tokens)
-    stage.log(state.iteration, dev_accuracy=final.value)
+    training = PpoRun(stage, trainer, pool=pool, dev=dev)
+    final = training.train()
     engine.close()
     save(stage, state, tokenizer)
-    last = history[-RESULT_ITERATIONS:]
-    stage.result(dev_accuracy=final.to_json(), **{name: statistics.fmean(metrics[name] for metrics in last)
-                                                  for name in ("reward", "reward_rule", "kl_sequence", "truncated")})
-
-
-def save_checkpoint(stage: Stage, state: PpoState) -> None:
-    made = begin_checkpoint(stage.scratch / CHECKPOINTS, state.iteration)
-    state.save(made)
-    stage.save_log(made)
-    end_checkpoint(made)
-
-
-def resume(stage: Stage, state: PpoState) -> list[dict[str, float]]:
-    """Brings the state to where an interrupted run left its last checkpoint; the metrics of the iterations so far."""
-    folder = stage.scratch / CHECKPOINTS
-    checkpoint = latest_checkpoint(folder)
-    delete_broken(folder)
-    if checkpoint is not None:
-        state.load(checkpoint)
-    return stage.resume_log(checkpoint)
+    history = training.watch.history
+    stage.result(dev_accuracy=final.to_json(), alarms=training.rung, rollbacks=state.rollbacks,
+                 logprob_gap_max=max(line["logprob_gap_max"] for line in history),
+                 **{name: statistics.fmean(line[name] for line in history[-RESULT_ITERATIONS:])
+                    for name in ("reward", "reward_rule", "kl_sequence", "truncated")})
 
 
 def question_pool(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:
@@ -126,17 +75,6 @@ def dev_questions(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreT
     return prompt_questions(tokenizer, policy.config, drawn, max_new_tokens=config.max_new_tokens)
 
 
-def draw(pool: int, count: int, iteration: int, seed: int) -> list[int]:
-    """Which of `pool` questions an iteration uses: each once per pass over the pool, in an order of the pass's own.
-
-    Says the same whatever was drawn before, so that a resumed run goes on where it was.
-    """
-    places = range(iteration * count, (iteration + 1) * count)
-    orders = {number: random.Random(derive(seed, "pass", number)).sample(range(pool), pool)
-              for number in {place // pool for place in places}}
-    return [orders[place // pool][place % pool] for place in places]
-
-
 def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Critic | None:
     """The critic on the policy's trunk, a copy of it, or one of the reward model's where that reads the same tokens;
     none where advantages are the group's."""
@@ -152,18 +90,6 @@ def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedToke
         raise UserError(f"{stage.name}: critic_from=reward_model, but the reward model in {folder} has another "
                         "tokenizer than the policy; use critic_from=policy")
     return Critic(placed(RewardModel.load(folder)).trunk.base_model, num_layers=config.critic_layers)
-
-
-def greedy_accuracy(engine: Engine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: Prompted,
-                    max_new_tokens: int) -> Estimate:
-    """Share of the dev questions whose greedy answer the rule finds right; a truncated one is wrong."""
-    engine.push(policy)
-    generations = engine.generate(dev.prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0),
-                                  [0] * len(dev.prompts))
-    completions = [to_completion(tokenizer, question.id, 0, generation)
-                   for question, generation in zip(dev.questions, generations, strict=True)]
-    right: Sequence[float] = RuleReward()(dev.questions, completions).total
-    return Bootstrap([question.operand_key for question in dev.questions]).mean(right)
 
 
 def save(stage: Stage, state: PpoState, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -67,6 +67,8 @@ def main() -> int:
         case "sleep":
             (Path(job["scratch"]) / "begun").write_text(str(os.getpid()))
             time.sleep(60)
+        case "warn":
+            tell(event="warning", text="alarm kl, iteration 3: too far")
         case "fail":
             tell(event="error", user=False, text="RuntimeError: it broke")
             return 1

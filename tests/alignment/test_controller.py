@@ -52,6 +52,14 @@ def test_a_whole_run_leaves_its_folder(chain: Chain) -> None:
     assert "learning_rate" in (outcome.run_dir / "config.yaml").read_text()
 
 
+def test_a_warning_is_said_at_once_and_kept_with_the_artifact(chain: Chain) -> None:
+    warning = "alarm kl, iteration 3: too far"
+    first, second = (chain.run("until=sft", sft="warn") for _ in range(2))
+    assert f"stage sft: {warning}" in first.said and warning not in second.said
+    for outcome in (first, second):  # the second reuses what the first made
+        assert outcome.manifest["stages"]["sft"]["notes"] == ["a note", warning]
+
+
 def test_a_second_run_starts_nothing_and_keeps_the_curves(chain: Chain) -> None:
     first = chain.run()
     metrics = (first.run_dir / "metrics.jsonl").read_text()

@@ -14,10 +14,10 @@ from alignment import losses
 from alignment.experience import Batch
 from alignment.kinds import Ppo
 from alignment.ppo import PpoTrainer, check_head
+from alignment.ppo_run import draw
 from alignment.ppo_state import Critic, Remembered, new_state
 from alignment.ppo_update import policy_logprobs
 from alignment.rollout import Engine, TransformersEngine
-from alignment.stages.ppo import draw
 from data.schema import Completion, Question, UserError
 from reward import Scores
 from reward.mixture import WeightedReward

@@ -28,6 +28,7 @@ from data.schema import Completion, Question, UserError
 from data.tokenizer import build_tokenizer
 from reward.model import RewardModel
 from reward.rule import verify
+from reward.verifiable import RuleReward
 from tests.alignment.stage_made import make_stage, result, said
 
 
@@ -215,4 +216,4 @@ def test_the_rule_rewards_right_answers_that_came_to_an_end() -> None:
             Completion(question_id=question.id, sample=1, text=right, finish_reason="length"),
             Completion(question_id=question.id, sample=2, text="Answer: 1234567", finish_reason="stop")]
     assert verify(question, right).correct
-    assert ppo.RuleReward()([question] * 3, rows).total == [1.0, 0.0, 0.0]
+    assert RuleReward()([question] * 3, rows).total == [1.0, 0.0, 0.0]
