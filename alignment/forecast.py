@@ -19,6 +19,7 @@ from alignment import footprint
 from alignment.checkpoints import KEPT
 from alignment.contracts import MODEL_TYPES
 from alignment.footprint import FLOAT, MIB, Rows
+from alignment.keys import PATIENCE
 from alignment.kinds import (
     Adapter,
     Dpo,
@@ -224,7 +225,8 @@ def ppo(config: Ppo) -> Work:
     critic = {"group": 0, "gae": warm_up if config.critic_from == "shared" else config.num_iterations}
     imitated = learning * config.imitation_steps
     completions = config.num_iterations * batch
-    answers = config.dev_examples * math.ceil(config.num_iterations / config.eval_every)
+    answers = config.dev_examples * ((config.alarms["accuracy"] != "off")
+                                     + math.ceil(config.num_iterations / config.eval_every))
     return Work(f"{config.num_iterations} iterations of {config.num_prompts} questions x {config.num_samples} samples",
                 steps=(policy + critic[config.advantages]) * updates + imitated,
                 generated=(completions + answers) * config.max_new_tokens,
@@ -274,4 +276,7 @@ def checkpoint_bytes(config: StageConfig, size: Size | None) -> float | None:
     one = model.gradients * (2 if isinstance(config, Sft) else 1) + model.optimizer  # and the best weights so far
     if isinstance(config, Ppo) and (critic := footprint.critic(config, size)):
         one += footprint.trained(critic, config, rank=0).held
-    return one * min(KEPT + 1, max(1, math.ceil(steps / config.save_every)))
+    kept, made = KEPT, max(1, math.ceil(steps / config.save_every))
+    if isinstance(config, Ppo) and config.rolling:  # and those that may be gone back to, from the start on
+        kept, made = kept + PATIENCE // config.save_every + 2, made + 2
+    return one * min(kept + 1, made)

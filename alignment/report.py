@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from alignment import charts
+from alignment.alarms import TOLD
 from alignment.charts import Line, Whisker
 from alignment.metrics import Metric, documented
 from alignment.run_folder import Run, read_run
@@ -31,7 +33,8 @@ SAMPLES = 8  # questions shown side by side
 TOGETHER = {  # title -> the metrics that share a chart
     "reward": ("reward", "reward_*"), "KL per token": ("kl", "kl_k3"), "loss": ("loss", "dev_loss"),
     "probability ratio": ("ratio_*",), "trainer against sampler": ("logprob_gap_*",), "gradient norm": ("*grad_norm",),
-    "log-probability": ("chosen_logprob", "rejected_logprob"), "seconds": ("seconds_*",)}
+    "log-probability": ("chosen_logprob", "rejected_logprob"), "seconds": ("seconds_*",),
+    "held-out questions since the best evaluation": ("dev_lost", "dev_gained"), "steps left out": ("nonfinite_*",)}
 Estimate = Mapping[str, Any]
 
 
@@ -192,11 +195,10 @@ def curves(run: Run) -> list[dict[str, Any]]:
     for stage in dict.fromkeys(line["stage"] for line in run.log):
         kind = run.record.get("stages", {}).get(stage, {}).get("kind", "")
         series: dict[str, list[tuple[float, float]]] = {}
-        for line in run.log:
-            if line["stage"] == stage:
-                for name, value in line.items():
-                    if name not in ("stage", "step", "time") and isinstance(value, int | float):
-                        series.setdefault(name, []).append((line["step"], value))
+        for line in standing([line for line in run.log if line["stage"] == stage]):
+            for name, value in line.items():
+                if name not in ("stage", "step", "time", "rollbacks") and isinstance(value, int | float):
+                    series.setdefault(name, []).append((line["step"], value))
         groups: dict[str, list[str]] = {}
         for name, values in series.items():
             if len(values) > 1:
@@ -207,6 +209,16 @@ def curves(run: Run) -> list[dict[str, Any]]:
         if drawn:
             sections.append({"stage": stage, "kind": kind, "charts": ([against] if against else []) + drawn})
     return sections
+
+
+def standing(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A stage's lines without those of iterations that a roll-back undid."""
+    found: list[Mapping[str, Any]] = []
+    for line in lines:
+        if "rollbacks" in line:
+            found = [before for before in found if before["step"] <= line["step"]]
+        found.append(line)
+    return found
 
 
 def curve_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]],
@@ -221,17 +233,27 @@ def curve_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[
 
 
 def distance_chart(series: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any] | None:
-    """Reward and accuracy against the distance from the reference, where a stage logged them."""
-    distance = dict(series.get("kl_sequence", ()))
-    lines = [Line(name, sorted((distance[step], value) for step, value in series.get(name, ()) if step in distance),
-                  place) for place, name in enumerate(("reward", "reward_rule", "reward_reward_model", "dev_accuracy"))]
-    lines = [line for line in lines if len(line.points) > 1]
+    """Reward and held-out accuracy against the distance from the reference, where a stage logged them.
+
+    The distance is the root of the KL (Gao et al. 2023, arXiv:2210.10760, in which reward grows about linearly). An
+    iteration's KL is that of the policy before it, which drew its completions; dev_accuracy is that of the policy after
+    it, whose KL is the next iteration's.
+    """
+    distance = {step: math.sqrt(max(0.0, kl)) for step, kl in series.get("kl_sequence", ())}
+
+    def points(name: str, *, after: int = 0) -> list[tuple[float, float]]:
+        return [(distance.get(step + after, distance[step]), value) for step, value in series.get(name, ())
+                if step in distance]
+
+    drawn = {name: points(name) for name in ("reward", "reward_rule", "reward_reward_model")}
+    drawn["dev_accuracy"] = points("dev_accuracy_before") + points("dev_accuracy", after=1)
+    lines = [Line(name, sorted(found), place) for place, (name, found) in enumerate(drawn.items()) if len(found) > 1]
     if not lines:
         return None
-    return {"title": "reward against KL", "unit": "", "meaning": "what is bought with each nat of distance from the "
-            "reference policy: where the reward goes on rising and right answers do not, the reward is being exploited",
-            "svg": charts.line_chart(lines, title="reward against KL",
-                                     x_label="KL to the reference, nats a completion")}
+    return {"title": "reward against KL", "unit": "", "meaning": "what is bought with distance from the reference "
+            "policy: where the reward goes on rising and right answers (dev_accuracy, held out) do not, the reward is "
+            "being exploited", "svg": charts.line_chart(lines, title="reward against KL",
+                                                        x_label="root of the KL to the reference, nats a completion")}
 
 
 # Samples, stages, provenance ---------------------------------------------------------------------------------------
@@ -289,7 +311,9 @@ def stages(run: Run) -> list[dict[str, Any]]:
         found.append({"name": name, "kind": kind, "status": stage.get("status", "waiting"),
                       "seconds": float(stage.get("seconds") or 0), "share": float(stage.get("seconds") or 0) /
                       longest if longest else 0.0, "identity": stage.get("identity", ""), "metrics": metrics,
-                      "notes": stage.get("notes") or [], "error": stage.get("error"), "adopted": stage.get("adopted"),
+                      "alarms": [note for note in stage.get("notes") or [] if note.startswith(TOLD)],
+                      "notes": [note for note in stage.get("notes") or [] if not note.startswith(TOLD)],
+                      "error": stage.get("error"), "adopted": stage.get("adopted"),
                       "gates": [gate for gate in run.record.get("gates", []) if gate.get("stage") == name]})
     return found
 

@@ -135,11 +135,18 @@ def test_steps_and_tokens_of_every_kind() -> None:
     assert found["rft"].text == "8,704 solutions, 240 dev questions"
     ppo = found["ppo"]  # two minibatches an iteration; the policy waits for two iterations
     assert ppo.steps == 34 * 2 + 32 * 2 + 32 * 12
-    assert ppo.generated == (34 * 256 + 2 * 200) * 96
+    assert ppo.generated == (34 * 256 + 3 * 200) * 96  # dev answers before the first iteration too
     assert ppo.trained == (34 * 256 + 32 * 12 * 16) * 96
     evaluate = found["evaluate"]  # nine policies, greedy and two samples; eight for three times as many pairs
     assert evaluate.rows == 9 * 1000 * 3 + 8 * 3 * 2000
     assert evaluate.generated == evaluate.rows * 96
+
+
+def test_what_a_roll_back_may_lead_to_is_kept_and_counted() -> None:
+    plain, rolling, often = (checkpoint_bytes(Ppo(**changes), large()) for changes in (
+        {}, {"alarms": {"kl": "rollback"}}, {"alarms": {"kl": "rollback"}, "save_every": 1}))
+    assert plain is not None and rolling is not None and often is not None
+    assert (rolling / plain, often / plain) == (pytest.approx(5 / 3), pytest.approx(8 / 3))
 
 
 @pytest.mark.parametrize(("changes", "steps"), [

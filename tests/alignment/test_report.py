@@ -106,6 +106,44 @@ def test_parts_of_the_reward_share_a_chart(whole):
     assert sections["sft"]["charts"][0]["title"] == "loss"
 
 
+def circles(svg):
+    """name -> the points of a chart: (root of the KL, value as written)."""
+    found = {}
+    for name, x, value in re.findall(r"<title>(\w+) ([\d.e-]+): ([^<]+)</title>", svg):
+        found.setdefault(name, []).append((float(x), value))
+    return found
+
+
+def test_reward_and_held_out_accuracy_are_drawn_against_the_root_of_the_kl():
+    series = {"kl_sequence": [(1, 0.0), (2, 4.0), (3, -0.1), (4, 9.0)], "reward": [(n, n / 10) for n in range(1, 5)],
+              "dev_accuracy_before": [(1, 0.5)], "dev_accuracy": [(2, 0.6), (4, 0.3)]}
+    chart = report.distance_chart(series)
+    assert circles(chart["svg"]) == {
+        "reward": [(0, "0.1"), (0, "0.3"), (2, "0.2"), (3, "0.4")],  # an iteration's reward is at its own KL
+        "dev_accuracy": [(0, "0.5"), (0, "0.6"), (3, "0.3")]}  # that after iteration 2 at the KL of iteration 3
+    assert "root of the KL" in chart["svg"]
+    assert report.distance_chart({"reward": [(1, 0.5), (2, 0.6)]}) is None
+
+
+def test_alarms_are_listed_and_what_was_undone_is_not_drawn(tmp_path):
+    folder = fake_run(tmp_path / "run", evaluated=False)
+    lines = [{"stage": "ppo", "step": step, "time": 0.0, "reward": reward} for step, reward in
+             ((1, 0.1), (2, 0.2), (3, 99.0), (4, 98.0))]
+    lines += [{"stage": "ppo", "step": 2, "time": 0.0, "rollbacks": 1.0},
+              {"stage": "ppo", "step": 3, "time": 0.0, "reward": 0.3}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["ppo"]["notes"] = ["120 rows kept", f"alarm kl, iteration 4: {HOSTILE}",
+                                        "roll-back 1 of at most 3"]
+    (folder / "run.json").write_text(json.dumps(record))
+    page = page_of(folder)
+    assert is_inert(page) and "Alarms of ppo" in page.text and "Alarms of sft" not in page.text
+    assert page.text.count("alarm kl, iteration 4") == page.text.count("roll-back 1 of at most 3") == 1
+    [section] = [section for section in report.curves(report.read_run(folder)) if section["stage"] == "ppo"]
+    [chart] = section["charts"]
+    assert circles(chart["svg"]) == {"reward": [(1, "0.1"), (2, "0.2"), (3, "0.3")]}
+
+
 def test_hostile_text_is_shown_and_inert(tmp_path):
     """From a model's answer, a question, a note, an error, a policy's name and the config."""
     folder = fake_run(tmp_path / "run", text=HOSTILE)
