@@ -74,7 +74,7 @@ def ppo_stage(folder: Path, policy: Path, **config: Any) -> Stage:
 
 def planted(patch: pytest.MonkeyPatch, reward: Reward, *, standardised: bool = False) -> None:
     """From now on stages ask for numbers and are paid by this reward."""
-    def make_reward(stage: Stage, tokenizer: Any, scales: dict[str, Any]) -> Reward:
+    def make_reward(stage: Stage, tokenizer: Any, scales: dict[str, Any], *, rehearsal: Any) -> Reward:
         return WeightedReward({"rule": reward}, {"rule": 1.0}, standardised=["rule"] if standardised else [],
                               scales=scales)
 
