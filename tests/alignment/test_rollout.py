@@ -119,6 +119,24 @@ def test_ppo_trains_through_vllm(twins: dict[str, Engine]) -> None:
     assert history[-1]["kl_k3"] > 0
 
 
+@needs_vllm
+@pytest.mark.parametrize("does", ["stop", "warn"])
+def test_ppo_is_told_of_a_push_that_vllm_did_not_take(twins: dict[str, Engine], does: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = model_of(twins["vllm"].tied)  # type: ignore[attr-defined]
+    twins["vllm"].push(policy)
+    trainer = make_trainer(Shorter(), policy=policy, engine=twins["vllm"], critic_warmup=0, num_prompts=8,
+                           minibatch_size=8, learning_rate=1e-2, alarms={"push": does})
+    train(trainer, 1)
+    monkeypatch.setattr(twins["vllm"]._llm, "collective_rpc", lambda *_, **__: None)  # type: ignore[attr-defined]
+    if does == "stop":
+        with pytest.raises(PushError, match="differ from the model's"):
+            train(trainer, 1)
+    else:
+        [second] = train(trainer, 1)
+        assert second["push_failed"] == 1 and second["logprob_gap_mean"] > 1e-3  # drawn with the weights from before
+
+
 def transformers_engine(**keywords: object) -> TransformersEngine:
     return TransformersEngine(Path("unused"), max_length=160, model=model_of(True), **keywords)  # type: ignore[arg-type]
 
