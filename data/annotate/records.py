@@ -217,6 +217,7 @@ class Assignment(Row):
     seed: int  # that the order was drawn from
     created_at: str
     leased_until: str
+    role: Role = "annotator"
     opened_at: str | None = None
     suggestion_shown: bool = False  # before the first verdict
     ui_version: str = ""
@@ -274,7 +275,7 @@ class Suggestion(Row):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything at one moment, each list in the order it was made in; export and agreement are functions of it alone."""
+    """Everything at one moment, each list in the order it was made in; export and agreement depend on it alone."""
 
     prompts: tuple[Prompt, ...] = ()
     candidates: tuple[Candidate, ...] = ()
