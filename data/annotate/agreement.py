@@ -31,7 +31,7 @@ from data.annotate.coefficients import (
     undefined,
 )
 from data.annotate.comparisons import VERDICTS, Comparison, compare, pairs_of
-from data.annotate.records import Decision, Judgment, Snapshot, Task
+from data.annotate.records import Decision, Judgment, Snapshot, Task, canonical
 
 PEOPLE = ("human", "simulated")
 GROUPS = ("all", "gold", "batch", "language", "person", "pair")
@@ -89,8 +89,8 @@ class JudgeAgreement:
 
 
 def levels_of(scale: str) -> tuple[Level, ...]:
-    """The levels that mean something on a scale: names have no order."""
-    return ("nominal",) if scale in ("verdict", "first error") else ("nominal", "ordinal", "interval")
+    """The levels that mean something on a scale."""
+    return ("nominal",) if scale in ("verdict", "first error") else ("ordinal", "interval")
 
 
 def readings(task: Task, decision: Decision) -> list[tuple[str, Hashable, float]]:
@@ -282,4 +282,4 @@ def both_orders(task: Task, decisions: Sequence[Decision]) -> Decision:
                  if (comparison := compare(decision, *task.candidate_ids)) is not None]
         if len(set(found)) > 1:
             return Decision(outcome="tie")
-    return min(decisions, key=lambda decision: decision.strength)
+    return min(decisions, key=lambda decision: (decision.strength, canonical(decision.to_json())))

@@ -26,11 +26,11 @@ class Card:
     content: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """FILE.card.json and FILE.card.md beside the exported FILE.jsonl."""
+        """pairs.jsonl.card.json and pairs.jsonl.card.md beside the exported pairs.jsonl."""
         texts = {".card.json": json.dumps(self.content, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
                  ".card.md": self.markdown()}
         for ending, text in texts.items():
-            with replacing(path.with_name(path.stem + ending)) as temporary:
+            with replacing(path.with_name(path.name + ending)) as temporary:
                 temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
     def markdown(self) -> str:
@@ -65,7 +65,7 @@ def card_of(snapshot: Snapshot, policy: Policy, rows: Sequence[dict[str, Any]], 
         "policy": policy.to_json(), "left_out": left_out,
         "counts": {name: counts(row.get(name) for row in rows) for name in COUNTED if name in rows[0]},
         "agreement": [{"scale": row.scale, "items": row.items, "percent": str(row.percent),
-                       "alpha": str(row.alpha.get("interval", row.alpha["nominal"]))}
+                       "alpha": str(row.alpha["ordinal" if "ordinal" in row.alpha else "nominal"])}
                       for row in agreement(snapshot, groups=("all",))],
         "guidelines": sorted({judgment.guideline for judgment in snapshot.standing() if judgment.guideline}),
         "snapshot": {"sha256": snapshot.sha256(), "rows": {
@@ -95,5 +95,6 @@ def _table(title: str, head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -
 
 
 def _cell(value: Any) -> str:
-    """Text that cannot break out of its cell."""
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+    """Text that cannot break out of its cell, nor show a link or a picture."""
+    text = str(value).replace("<", "&lt;")
+    return " ".join(text.replace("|", "\\|").replace("[", "\\[").split())

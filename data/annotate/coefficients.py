@@ -6,6 +6,7 @@ chance agreement where everybody always says the same, is a `Measure` without a 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -172,8 +173,10 @@ def _interval(by_cluster: Matrix, values: Matrix, level: Level, *, resamples: in
     num_clusters, size = len(by_cluster), len(values)
     if num_clusters < 2 or resamples < 1:
         return None, None
-    kinds, frequency = np.unique(by_cluster.reshape(num_clusters, -1), axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(num_clusters, frequency / num_clusters, size=resamples)
+    how_many = collections.Counter(each.tobytes() for each in by_cluster)
+    kinds = np.frombuffer(b"".join(sorted(how_many))).reshape(len(how_many), -1)
+    shares = np.array([how_many[each] for each in sorted(how_many)]) / num_clusters
+    draws = np.random.default_rng(seed).multinomial(num_clusters, shares, size=resamples)
     found = _alphas((draws @ kinds).reshape(resamples, size, size), values, level)
     found = found[~np.isnan(found)]
     if not len(found):

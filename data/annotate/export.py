@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.annotate.agreement import PEOPLE
 from data.annotate.ballots import LeftOut, ballots
 from data.annotate.card import Card, card_of, most_first
 from data.annotate.findings import Finding, demonstrations, findings, labelled_steps, single_answers, usable
@@ -54,8 +55,11 @@ def export(snapshot: Snapshot, policy: Policy) -> Export:
 
 
 def pairs(snapshot: Snapshot, policy: Policy | None = None) -> tuple[list[PreferencePair], dict[str, int]]:
-    """The preference pairs of a snapshot, whatever the policy's format, and what was left out by reason."""
-    policy = dataclasses.replace(policy or Policy(), format="finalign")
+    """The preference pairs of a snapshot, whatever the policy's format, and what was left out by reason.
+
+    Without a policy: everybody's but machines'.
+    """
+    policy = dataclasses.replace(policy or Policy(sources=PEOPLE), format="finalign")
     found = export(snapshot, policy)
     return [PreferencePair.from_json(row) for row in found.rows], found.left_out
 

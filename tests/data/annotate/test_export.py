@@ -303,20 +303,23 @@ def test_neither_the_order_of_the_sides_nor_that_of_the_judgments_changes_a_byte
 
 
 def test_another_process_elsewhere_writes_the_same_bytes(tmp_path: Path) -> None:
-    """Other hash seed, locale, time zone and working folder; the cards too."""
+    """Other hash seed, locale, time zone and working folder; the cards too. Nothing heavy is imported."""
     code = ("import sys; from data.annotate.export import write_export; from data.annotate.policy import Policy; "
             "from tests.data.annotate.desk_made import busy_desk; "
-            "write_export(sys.argv[1], busy_desk().snapshot(), Policy(sources=('human', 'ai'), ties='keep'))")
+            "write_export(sys.argv[1], busy_desk().snapshot(), Policy(sources=('human', 'ai'), ties='keep')); "
+            "print([name for name in ('torch', 'transformers', 'trl', 'datasets', 'pandas') if name in sys.modules])")
     written = []
     for number, (seed, locale, zone) in enumerate([("1", "C", "UTC"), ("2", "C.UTF-8", "Asia/Shanghai")]):
         folder = tmp_path / str(number)
         folder.mkdir()
         env = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale, "TZ": zone, "PYTHONWARNINGS": "ignore",
                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        subprocess.run([sys.executable, "-c", code, "out.jsonl"], cwd=folder, env=env, check=True)
+        said = subprocess.run([sys.executable, "-c", code, "out.jsonl"], cwd=folder, env=env, check=True,
+                              capture_output=True, text=True)
+        assert said.stdout == "[]\n"
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"out.jsonl", "out.card.json", "out.card.md"}
+    assert set(written[0]) == {"out.jsonl", "out.jsonl.card.json", "out.jsonl.card.md"}
 
 
 # -------------------------------------------------------------------------------------------------- files and cards
@@ -347,9 +350,11 @@ def test_a_parquet_column_without_values_is_text(tmp_path: Path) -> None:
 
 def test_the_card_says_the_policy_and_what_was_left_out(tmp_path: Path) -> None:
     desk = busy_desk()
-    desk.task("b|a<b>", batch="x")
+    desk.task("hostile")
+    for who in ("a|[b](c)<d>", "ann"):
+        desk.judge(who, "hostile", prefer("hostile", 1))
     card = write_export(tmp_path / "out.jsonl", desk.snapshot(), Policy(min_judgments=2), sft=tmp_path / "s.jsonl")
-    written = json.loads((tmp_path / "out.card.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "out.jsonl.card.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(card.content))
     assert written["rows"] == len((tmp_path / "out.jsonl").read_bytes().splitlines())
     assert written["policy"]["min_judgments"] == 2 and set(written["policy"]) == set(OPTIONS)
@@ -358,9 +363,11 @@ def test_the_card_says_the_policy_and_what_was_left_out(tmp_path: Path) -> None:
     assert written["left_out"]["skipped judgments"] == sum(
         each.decision.outcome == "skip" for each in desk.judgments)
     assert written["sft"] == {"file": "s.jsonl", "rows": len((tmp_path / "s.jsonl").read_bytes().splitlines())}
-    text = (tmp_path / "out.card.md").read_text(encoding="utf-8")
+    assert written["counts"]["annotator"]["ann+a|[b](c)<d>"] == 1
+    text = (tmp_path / "out.jsonl.card.md").read_text(encoding="utf-8")
     assert "| min_judgments | 2 | least number of people's judgments of a task |" in text
     assert f"| {written['left_out']['skipped judgments']} | skipped judgments |" in text and written["sha256"] in text
+    assert "a\\|\\[b](c)&lt;d>" in text and "a|[b]" not in text
 
 
 def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
