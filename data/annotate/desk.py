@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, insert, select, update
 
-from data.annotate import turns
+from data.annotate import turns, views
 from data.annotate.database import Database, stamp
 from data.annotate.decisions import from_slots, to_slots
 from data.annotate.ledger import (
@@ -123,18 +123,19 @@ class Desk:
         with self.database.reading() as connection:
             return find(connection, Annotator, name)
 
-    def preferences(self, annotator: Annotator) -> dict[str, Any]:
+    def preferences(self, name: str) -> dict[str, Any]:
+        """What `set_preferences` kept for that person; nothing before."""
         with self.database.reading() as connection:
-            text = connection.execute(select(ANNOTATORS.c.preferences).where(ANNOTATORS.c.id == annotator.name))
+            text = connection.execute(select(ANNOTATORS.c.preferences).where(ANNOTATORS.c.id == name))
             return dict(json.loads(text.scalar() or "{}"))
 
-    def set_preferences(self, annotator: Annotator, preferences: Mapping[str, Any]) -> None:
+    def set_preferences(self, name: str, preferences: Mapping[str, Any]) -> None:
         """Keys, language and whatever else a page wants to find again."""
         text = json.dumps(preferences)
         if len(text) > MAX_PREFERENCES:
             raise Refused("too_large", f"preferences have {len(text)} characters; at most {MAX_PREFERENCES} are kept")
         with self.database.writing() as connection:
-            connection.execute(update(ANNOTATORS).where(ANNOTATORS.c.id == annotator.name).values(preferences=text))
+            connection.execute(update(ANNOTATORS).where(ANNOTATORS.c.id == name).values(preferences=text))
 
     # -------------------------------------------------------------------------------------------------------- tasks
 
@@ -215,14 +216,51 @@ class Desk:
                 state="open", leased_until=turn.until, revises=id, draft=canonical(to_slots(last.decision, slots))))
             return void
 
-    # ------------------------------------------------------------------------------------------------------ the rest
+    # -------------------------------------------------------------------------------------------- what a page may see
 
-    def history(self, annotator: Annotator, *, limit: int = 50) -> list[Judgment]:
+    def shown(self, name: str, assignment: str, *, whole: bool = True) -> dict[str, Any]:
+        """An assignment of that person, as JSON. Raises Refused."""
+        with self.database.reading() as connection:
+            annotator = get(connection, Annotator, name)
+            return views.assignment_view(connection, self._row(connection, annotator, assignment), annotator,
+                                         whole=whole)
+
+    def waiting(self, annotator: Annotator, *, batch: str | None = None) -> dict[str, Any]:
+        """The current assignment and the one after, leased, with the person's progress; or why there is none."""
+        lent = self.next(annotator, batch=batch)
+        shown = [self.shown(annotator.name, each.id, whole=False) for each in lent]
+        with self.database.reading() as connection:
+            turn = self._turn(annotator)
+            why = {} if lent else views.nothing_left(connection, annotator, turn.moment)
+            return {"current": shown[0] if shown else None, "ahead": shown[1] if len(shown) > 1 else None,
+                    "progress": views.progress(connection, annotator, turn.moment),
+                    "undo": self._last(connection, turn) is not None, **why}
+
+    def revealed(self, judgment: Judgment) -> dict[str, Any] | None:
+        """What the batch shows after the verdict, if anything."""
+        with self.database.reading() as connection:
+            return views.reveal(connection, judgment)
+
+    def progress(self, annotator: Annotator) -> dict[str, Any]:
+        with self.database.reading() as connection:
+            return views.progress(connection, annotator, self._now())
+
+    def guideline(self, version: str | None = None) -> dict[str, Any]:
+        """The guideline of that version, or the newest. Raises Refused."""
+        with self.database.reading() as connection:
+            found = views.guideline_view(connection, version)
+        if found is None:
+            raise Refused("not_found", "there is no such guideline")
+        return found
+
+    def history(self, annotator: Annotator, *, limit: int = 50) -> list[dict[str, Any]]:
         """The person's own rows, newest first: what was superseded and taken back is among them."""
         with self.database.reading() as connection:
             rows = connection.execute(select(JUDGMENTS).where(JUDGMENTS.c.annotator == annotator.name)
-                                      .order_by(JUDGMENTS.c.seq.desc()).limit(limit))
-            return [record(Judgment, row) for row in rows]
+                                      .order_by(JUDGMENTS.c.seq.desc()).limit(limit)).all()
+            return [views.history_view(connection, record(Judgment, row)) for row in rows]
+
+    # --------------------------------------------------------------------------------------------------------- within
 
     def _now(self) -> str:
         return stamp(self.clock())
