@@ -97,7 +97,12 @@ def session(call: Call) -> dict[str, Any]:
 def sign_in(call: Call) -> Response:
     if call.options.personal_links:
         raise Refused("forbidden", "open the personal link that `python -m data.annotate invite NAME` printed for you")
-    person = call.desk.sign_in(call.text("annotator").strip())
+    name = call.text("annotator").strip()
+    known = call.desk.person(name)
+    if known is not None and known.role == "adjudicator":
+        raise Refused("forbidden", f"{name} settles what others do not agree on; open the personal link that `python "
+                                   "-m data.annotate invite` printed")
+    person = call.desk.sign_in(name)
     signed = call.signer.sign("session", person.name)
     response = answer(session(dataclasses.replace(call, annotator=person, session=signed)))
     return with_session(response, call.signer, signed)

@@ -184,7 +184,7 @@ def _check_steps(decision: Decision, task: Task, candidates: Mapping[str, Candid
     for correction in decision.corrections:
         if correction.step != at:
             raise Invalid("corrections", f"corrects step {correction.step}; the first wrong one is {at}")
-        if not correction.text.strip() or correction.text == steps[at]:
+        if not correction.text.strip() or correction.text.strip() == steps[at].strip():
             raise Invalid("corrections", "is empty or the step as it stands; write the right step, or decline to")
         if "\n" in correction.text:
             raise Invalid("corrections", "has several lines; a step is one line")

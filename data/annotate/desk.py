@@ -112,7 +112,7 @@ class Desk:
             with self.database.writing() as connection:
                 found = find(connection, Annotator, name)
                 if found is None:
-                    found = Annotator(name=name, origin=origin, role=role or "annotator", created_at=self._now())
+                    found = Annotator(name=name, origin=origin, role=role or "annotator", created_at=self.now())
                     append(connection, name, "sign_in", name, [found])
         if role is not None and found.role != role:
             raise Refused("conflict", f"{name} is known as {found.role}; choose another pseudonym for the {role}")
@@ -243,7 +243,7 @@ class Desk:
 
     def progress(self, annotator: Annotator) -> dict[str, Any]:
         with self.database.reading() as connection:
-            return views.progress(connection, annotator, self._now())
+            return views.progress(connection, annotator, self.now())
 
     def guideline(self, version: str | None = None) -> dict[str, Any]:
         """The guideline of that version, or the newest. Raises Refused."""
@@ -262,7 +262,7 @@ class Desk:
 
     # --------------------------------------------------------------------------------------------------------- within
 
-    def _now(self) -> str:
+    def now(self) -> str:
         return stamp(self.clock())
 
     def _turn(self, annotator: Annotator, batch: str | None = None) -> Turn:

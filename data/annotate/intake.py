@@ -199,7 +199,19 @@ def _candidate(prompt: Prompt, text: str, generator: str, *, where: str, **known
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{where}: the answer has {len(text)} characters; at most {MAX_CHARACTERS} can be judged")
     return Candidate(id=content_id("candidate", prompt.id, text, generator), prompt_id=prompt.id, text=text,
-                     generator=generator, **{name: value for name, value in known.items() if value is not None})
+                     generator=generator, steps=steps_of(text),
+                     **{name: value for name, value in known.items() if value is not None})
+
+
+def steps_of(text: str) -> tuple[str, ...]:
+    """A line is a step; blank lines stay with the step before, so that the steps joined by line breaks are the text."""
+    steps: list[str] = []
+    for line in text.split("\n"):
+        if steps and (not line.strip() or not steps[0].strip()):
+            steps[-1] += "\n" + line
+        else:
+            steps.append(line)
+    return tuple(steps)
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:

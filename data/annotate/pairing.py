@@ -55,10 +55,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Made:
-    """The tasks, the answers as they are kept with their steps, what AI judges said, and what was left out why."""
+    """The tasks, what AI judges said of them, and what was left out why."""
 
     tasks: list[Task]
-    candidates: dict[str, Candidate]
     suggestions: list[Suggestion]
     left_out: collections.Counter[str]
 
@@ -72,14 +71,11 @@ def tasks(material: Material, plan: Plan, batch: Batch, *, right: Mapping[str, t
     say. Raises UserError where the plan asks for what the files do not have, or leaves no task."""
     left_out: collections.Counter[str] = collections.Counter(material.notes)
     given = {tuple(sorted(each.candidate_ids)): each for each in material.given}
-    candidates = dict(material.candidates)
     made: list[Task] = []
     for prompt_id, names in material.of_prompt.items():
         draw = random.Random(f"{plan.seed}/{prompt_id}")
-        answers = distinct([candidates[name] for name in names], left_out)
+        answers = distinct([material.candidates[name] for name in names], left_out)
         for group, urgency in MAKERS[plan.kind](answers, plan, draw, given, right, left_out):
-            if plan.kind == "stepwise":
-                candidates[group[0].id] = group[0]
             ids = tuple(sorted(each.id for each in group))
             made.append(Task(
                 id=content_id(plan.kind, batch.id, prompt_id, ids), kind=plan.kind, prompt_id=prompt_id,
@@ -93,7 +89,7 @@ def tasks(material: Material, plan: Plan, batch: Batch, *, right: Mapping[str, t
         raise UserError(f"no {plan.kind} task can be made ({why}); sample several answers a prompt, choose another "
                         "--pairing or --kind")
     suggestions = list(suggested(made, given, right, walked, left_out, judge=judge))
-    return Made(with_gold(made, plan, given, suggestions), candidates, suggestions, left_out)
+    return Made(with_gold(made, plan, given, suggestions), suggestions, left_out)
 
 
 def distinct(answers: Iterable[Candidate], left_out: collections.Counter[str]) -> list[Candidate]:
@@ -168,20 +164,9 @@ def _group(answers: list[Candidate], plan: Plan, draw: random.Random, given: Kno
 
 def _walks(answers: list[Candidate], plan: Plan, draw: random.Random, given: Known, right: Right,
            left_out: collections.Counter[str]) -> Groups:
-    """One task an answer, cut into its steps."""
-    picked = answers if not plan.most else draw.sample(answers, min(plan.most, len(answers)))
-    return [([dataclasses.replace(answer, steps=answer.steps or steps_of(answer.text))], 0.0) for answer in picked]
-
-
-def steps_of(text: str) -> tuple[str, ...]:
-    """A line is a step; blank lines stay with the step before, so that the steps joined by line breaks are the text."""
-    steps: list[str] = []
-    for line in text.split("\n"):
-        if steps and (not line.strip() or not steps[0].strip()):
-            steps[-1] += "\n" + line
-        else:
-            steps.append(line)
-    return tuple(steps)
+    """One task an answer."""
+    picked = draw.sample(answers, min(plan.most, len(answers))) if plan.most else answers
+    return [([answer], 0.0) for answer in picked]
 
 
 MAKERS: dict[TaskKind, Callable[..., Groups]] = {

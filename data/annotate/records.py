@@ -63,7 +63,7 @@ class Candidate(Row):
     num_tokens: int | None = None
     score: float | None = None  # a reward model's, where the imported rows had one
     error_kind: str | None = None  # what is wrong with it, where the source knew
-    steps: tuple[str, ...] = ()  # of a stepwise task: its lines
+    steps: tuple[str, ...] = ()  # its lines, blank ones with the line before; joined by line breaks they are the text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
