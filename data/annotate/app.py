@@ -42,6 +42,7 @@ class Options:
 
     hosts: tuple[str, ...] = LOOPBACK
     personal_links: bool = False  # signing in takes the link that `invite` prints, as beyond loopback
+    show_agreement: bool = False  # to annotators too, and with it something of others' answers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

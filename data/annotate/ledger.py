@@ -55,7 +55,7 @@ TASKS = _table("tasks", "batch_id", "repeat_of", min_judgments=Integer, is_gold=
 ASSIGNMENTS = _table("assignments", "task_id", "annotator", "role", "state", "leased_until", "opened_at", "draft",
                      "revises")
 JUDGMENTS = _table("judgments", "task_id", "annotator", "assignment_id", "role", "outcome", "status", "supersedes",
-                   "created_at")
+                   "created_at", lead_time_ms=Integer)
 SUGGESTIONS = _table("suggestions", "task_id")
 EVENTS = Table("events", METADATA, Column("seq", Integer, primary_key=True), *(
     Column(name, String) for name in ("at", "actor", "action", "object", "payload_sha256", "prev_hash", "hash")))
@@ -86,7 +86,7 @@ def _columns(row: Row) -> dict[str, Any]:
                 "leased_until": row.leased_until, "opened_at": row.opened_at}
     if isinstance(row, Judgment):
         return {"outcome": row.decision.outcome} | {name: getattr(row, name) for name in (
-            "task_id", "annotator", "assignment_id", "role", "status", "supersedes", "created_at")}
+            "task_id", "annotator", "assignment_id", "role", "status", "supersedes", "lead_time_ms", "created_at")}
     if isinstance(row, Candidate):
         return {"prompt_id": row.prompt_id}
     return {"task_id": row.task_id} if isinstance(row, Suggestion) else {}

@@ -23,7 +23,7 @@ RECORDS = (
     "opened_at VARCHAR(32), draft TEXT, revises VARCHAR(64), UNIQUE (task_id, annotator))",
     f"CREATE TABLE judgments ({_RECORD}, task_id VARCHAR(64) NOT NULL, annotator VARCHAR(64) NOT NULL, "
     "assignment_id VARCHAR(64), role VARCHAR(16) NOT NULL, outcome VARCHAR(16) NOT NULL, status VARCHAR(16) NOT NULL, "
-    "supersedes VARCHAR(64) UNIQUE, created_at VARCHAR(32) NOT NULL)",
+    "supersedes VARCHAR(64) UNIQUE, lead_time_ms INTEGER, created_at VARCHAR(32) NOT NULL)",
     f"CREATE TABLE suggestions ({_RECORD}, task_id VARCHAR(64) NOT NULL)",
     "CREATE TABLE events (seq INTEGER PRIMARY KEY, at VARCHAR(32) NOT NULL, actor VARCHAR(64) NOT NULL, "
     "action VARCHAR(32) NOT NULL, object VARCHAR(64) NOT NULL, payload_sha256 VARCHAR(64) NOT NULL, "

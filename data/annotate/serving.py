@@ -31,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=PORT, help="0 = a free one (default: %(default)s)")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name or address that "
                         "browsers reach the server by, beside 127.0.0.1 and localhost; may be given several times")
+    parser.add_argument("--show-agreement", action="store_true", help="show the agreement page to everybody; "
+                                                                      "adjudicators see it always")
 
 
-def options_of(host: str, allowed: list[str]) -> Options:
+def options_of(host: str, allowed: list[str], *, show_agreement: bool = False) -> Options:
     """Which hosts are answered for, and how people sign in. Raises UserError where nobody could come in."""
     try:
         address = ipaddress.ip_address(host)
@@ -47,7 +49,8 @@ def options_of(host: str, allowed: list[str]) -> Options:
         raise UserError(f"--host {host} listens everywhere; say with --allow-host NAME by which name or address "
                         "browsers reach it")
     own = [] if address is not None and address.is_unspecified else [host]
-    return Options(hosts=(*LOOPBACK, *own, *names), personal_links=not is_local or bool(names))
+    return Options(hosts=(*LOOPBACK, *own, *names), personal_links=not is_local or bool(names),
+                   show_agreement=show_agreement)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until it is interrupted. Raises UserError for what keeps it from starting."""
-    options = options_of(arguments.host, arguments.allow_host)
+    options = options_of(arguments.host, arguments.allow_host, show_agreement=arguments.show_agreement)
     desk = Desk.open(arguments.db)
     listener = listen(arguments.host, arguments.port)
     app = create_app(desk, pages=pages.routes(), options=options)

@@ -12,7 +12,7 @@ import json
 import statistics
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, case, func, or_, select
 
 from data.annotate.decisions import LETTERS, to_slots
 from data.annotate.ledger import ASSIGNMENTS, BATCHES, JUDGMENTS, SUGGESTIONS, TASKS, get, record, records
@@ -108,8 +108,8 @@ def progress(connection: Connection, annotator: Annotator, moment: str) -> dict[
         *stands, j.outcome.in_(("skip", "flag"))).group_by(j.outcome)).tuples().all())
     today = connection.execute(select(func.count()).select_from(JUDGMENTS).where(
         *stands, j.created_at >= moment[:10])).scalar_one()
-    recent = connection.execute(select(JUDGMENTS).where(*stands).order_by(j.seq.desc()).limit(_RECENT))
-    times = [time for row in recent if (time := record(Judgment, row).lead_time_ms) is not None]
+    times = connection.execute(select(j.lead_time_ms).where(*stands, j.lead_time_ms.is_not(None)).order_by(
+        j.seq.desc()).limit(_RECENT)).scalars().all()
     return {"mine": {"judged": judged, "skipped": passed.get("skip", 0), "flagged": passed.get("flag", 0),
                      "today": today, "left": sum(batch["left_for_me"] for batch in batches),
                      "median_s": statistics.median(times) / 1000 if times else None},
@@ -125,18 +125,22 @@ def batch_progress(connection: Connection, annotator: Annotator, moment: str) ->
     judged = select(a.task_id, func.count().label("count")).where(
         a.role == "annotator", a.state == "judged").group_by(a.task_id).subquery()
     mine = select(a.task_id, a.state).where(a.annotator == annotator.name).subquery()
+    taken, full = func.coalesce(others.c.count, 0), func.coalesce(judged.c.count, 0)
+    is_free = ((mine.c.state.is_(None) | (mine.c.state == "open")) & (taken < t.min_judgments))
     rows = connection.execute(select(
-        t.batch_id, t.min_judgments, func.coalesce(others.c.count, 0).label("taken"),
-        func.coalesce(judged.c.count, 0).label("judged"), mine.c.state).select_from(TASKS)
+        t.batch_id, func.count().label("tasks"), _how_many(full >= t.min_judgments).label("done"),
+        _how_many(is_free).label("left")).select_from(TASKS)
         .outerjoin(others, others.c.task_id == t.id).outerjoin(judged, judged.c.task_id == t.id)
-        .outerjoin(mine, mine.c.task_id == t.id).where(t.min_judgments > 0)).all()
-    found = {}
-    for batch in records(connection, Batch):
-        own = [row for row in rows if row.batch_id == batch.id]
-        free = [row for row in own if row.state in (None, "open") and row.taken < row.min_judgments]
-        found[batch.id] = {"id": batch.id, "name": batch.name, "tasks": len(own),
-                           "done": sum(row.judged >= row.min_judgments for row in own), "left_for_me": len(free)}
-    return list(found.values())
+        .outerjoin(mine, mine.c.task_id == t.id).where(t.min_judgments > 0).group_by(t.batch_id))
+    counts = {row.batch_id: (row.tasks, row.done, row.left) for row in rows}
+    return [{"id": batch.id, "name": batch.name, **dict(zip(("tasks", "done", "left_for_me"),
+                                                            counts.get(batch.id, (0, 0, 0)), strict=True))}
+            for batch in records(connection, Batch)]
+
+
+def _how_many(condition: Any) -> Any:
+    """A query's count of the rows that meet a condition."""
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
 
 
 def nothing_left(connection: Connection, annotator: Annotator, moment: str) -> dict[str, Any]:

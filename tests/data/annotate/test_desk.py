@@ -260,9 +260,12 @@ def test_gold_and_repeated_tasks_come_in_their_shares_and_are_not_told(tmp_path:
     rows = [{"prompt": f"Q{n}?", "chosen": f"right {n}", "rejected": f"wrong {n}", "gold": n < 60, "id": f"r{n}"}
             for n in range(260)]
     desk = opened(tmp_path, rows, gold_share=0.2, repeat_share=0.1)
-    anna = Visitor(desk, "anna")
-    keys = {tuple(sorted(current)) for _ in range(240)
-            if (current := anna.post("next")["current"]) and anna.decide(current, **PREFER)}
+    anna = desk.sign_in("anna")
+    keys = set()
+    for _ in range(240):
+        lent = desk.next(anna, count=1)[0]
+        keys.add(tuple(sorted(desk.shown("anna", lent.id))))
+        desk.submit(anna, id=str(uuid.uuid4()), assignment=lent.id, decision=PREFER)
     assert len(keys) == 1  # nothing in the JSON tells one kind from another
     snapshot = desk.snapshot()
     tasks = snapshot.by_id("tasks")
