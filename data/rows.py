@@ -24,6 +24,7 @@ from data.schema import Row, UserError
 R = TypeVar("R", bound=Row)
 Check = typing.Callable[[Any], bool]
 TABLES = (".jsonl", ".ndjson", ".json", ".parquet")
+CARD = ".card.json"  # says what the file beside it is
 _SHOWN = 60  # characters of a wrong value that an error repeats
 
 
@@ -222,11 +223,12 @@ def _json(path: Path) -> list[dict[str, Any]]:
 
 
 def table_files(path: str | Path) -> list[Path]:
-    """The file itself, or a folder's table files in order of name."""
+    """The file itself, or a folder's table files in order of name; the card beside an exported file is none."""
     path = Path(path).expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix in TABLES and file.is_file())
+    found = sorted(file for file in path.rglob("*")
+                   if file.suffix in TABLES and not file.name.endswith(CARD) and file.is_file())
     if not found:
         raise UserError(f"{path}: the folder has no {', '.join(TABLES)} file")
     return found

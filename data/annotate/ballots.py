@@ -41,7 +41,6 @@ class Ballot:
     candidates: dict[str, Candidate]
     votes: tuple[Vote, ...]
     peers: tuple[Vote, ...]  # those whose agreement is asked for: with `each` the others' votes too
-    adjudicated: bool = False
 
 
 def ballots(snapshot: Snapshot, policy: Policy, left_out: LeftOut) -> list[Ballot]:
@@ -148,18 +147,18 @@ def votes_of_machines(snapshot: Snapshot, policy: Policy) -> dict[str, list[Vote
 
 
 def split_votes(votes: Sequence[Vote], policy: Policy,
-                left_out: LeftOut) -> list[tuple[tuple[Vote, ...], tuple[Vote, ...], bool]]:
-    """(votes, peers, adjudicated) of each ballot that one source's votes on a task make."""
+                left_out: LeftOut) -> list[tuple[tuple[Vote, ...], tuple[Vote, ...]]]:
+    """(votes, peers) of each ballot that one source's votes on a task make."""
     annotators = tuple(vote for vote in votes if vote.role == "annotator")
     adjudicators = tuple(vote for vote in votes if vote.role == "adjudicator")
     if adjudicators and policy.resolution == "adjudicated":
-        return [(adjudicators, adjudicators, True)]
+        return [(adjudicators, adjudicators)]
     if len(annotators) < policy.min_judgments:
         left_out[f"tasks with fewer than {policy.min_judgments} judgments"] += 1
         return []
     if policy.resolution == "each":
-        return [((vote,), annotators, False) for vote in annotators]
-    return [(annotators, annotators, False)]
+        return [((vote,), annotators) for vote in annotators]
+    return [(annotators, annotators)]
 
 
 def settled(ballot: Ballot, says: Callable[[Vote], T | None], policy: Policy, left_out: LeftOut, *,
@@ -179,7 +178,7 @@ def settled(ballot: Ballot, says: Callable[[Vote], T | None], policy: Policy, le
         left_out[f"{what} without a majority"] += 1
         return None
     said = [other for vote in ballot.peers if (other := says(vote)) is not None]
-    if not ballot.adjudicated and said.count(value) / len(said) < policy.min_agreement:
+    if said.count(value) / len(said) < policy.min_agreement:
         left_out[f"{what} with agreement below {policy.min_agreement:g}"] += 1
         return None
     return value, tuple(votes)

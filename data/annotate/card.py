@@ -13,7 +13,7 @@ from typing import Any
 from data.annotate.agreement import agreement
 from data.annotate.policy import FORMATS, OPTIONS, Policy
 from data.annotate.records import Snapshot
-from data.rows import replacing
+from data.rows import CARD, replacing
 
 COUNTED = {"kind": "by kind", "origin": "by source", "annotator": "by annotator", "language": "by language",
            "split": "by split", "label": "by label"}
@@ -27,7 +27,7 @@ class Card:
 
     def write(self, path: Path) -> None:
         """pairs.jsonl.card.json and pairs.jsonl.card.md beside the exported pairs.jsonl."""
-        texts = {".card.json": json.dumps(self.content, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
+        texts = {CARD: json.dumps(self.content, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
                  ".card.md": self.markdown()}
         for ending, text in texts.items():
             with replacing(path.with_name(path.name + ending)) as temporary:

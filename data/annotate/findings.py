@@ -83,7 +83,10 @@ def _compared(ballot: Ballot, first: Candidate, second: Candidate, policy: Polic
 
 
 def _corrected(ballot: Ballot, policy: Policy, left_out: LeftOut) -> Iterator[Finding]:
-    """The corrected step over the first wrong one, after the right ones. A step that is not the last ends its line."""
+    """The corrected step over the first wrong one, after the right ones.
+
+    A step that is not the last ends its line, with the white space it had; the last one ends the answer.
+    """
     found = settled(ballot, first_error, policy, left_out, what="first errors")
     if found is None:
         return
@@ -99,10 +102,11 @@ def _corrected(ballot: Ballot, policy: Policy, left_out: LeftOut) -> Iterator[Fi
                 by_text.setdefault(correction.text.strip("\n"), []).append(vote)
     if not by_text:
         left_out["wrong steps without a correction"] += 1
-    end = "" if index == len(steps) - 1 else "\n"
+    wrong = steps[index].rstrip()
+    end = "" if index == len(steps) - 1 else steps[index][len(wrong):] + "\n"
     for text, authors in sorted(by_text.items()):
         tags = {label.tag for vote in authors for label in vote.decision.steps if label.step == index}
-        yield _finding(ballot, authors, text + end, steps[index] + end, policy, strengths=[STEP_STRENGTH],
+        yield _finding(ballot, authors, text + end, wrong + end, policy, strengths=[STEP_STRENGTH],
                        kind="process", prefix="".join(step + "\n" for step in steps[:index]), chosen_from="human",
                        error_kind=only(tags))
 
@@ -229,7 +233,7 @@ def _labelled(ballot: Ballot, policy: Policy, left_out: LeftOut) -> Iterator[tup
 def labelled_steps(all_ballots: Iterable[Ballot], policy: Policy, left_out: LeftOut) -> list[dict[str, Any]]:
     """TRL's stepwise rows: the steps up to the first that was not judged, or on which no majority agrees.
 
-    Blank lines are no steps here; TRL puts the line breaks back.
+    Blank lines are no steps here, nor at a step's end; TRL puts the line breaks back.
     """
     rows: dict[str, dict[str, Any]] = {}
     for ballot in all_ballots:
@@ -266,7 +270,7 @@ def _step_labels(ballot: Ballot, policy: Policy, left_out: LeftOut) -> list[tupl
         label = None if found is None else meaning[found[0]]
         if label is None:
             break
-        judged.append((step, float(label) if policy.neutral == "half" else label))
+        judged.append((step.rstrip(), float(label) if policy.neutral == "half" else label))
     return judged
 
 

@@ -44,8 +44,8 @@ class Policy(Row):
                                             "adjudicator's decision where there is one, else the majority; each = "
                                             "every judgment for itself", choices=("majority", "adjudicated", "each"))
     min_judgments: int = option(1, "least number of people's judgments of a task")
-    min_agreement: float = option(0.0, "least share of a task's judgments that say what the row says, 0 to 1; an "
-                                       "adjudicator's decision needs none")
+    min_agreement: float = option(0.0, "least share of a task's judgments that say what the row says, 0 to 1; "
+                                       "adjudicators are counted among themselves")
     ties: str = option("drop", "keep = a tie becomes two pairs, one each way, at strength 0 and half the weight",
                        choices=("drop", "keep"))
     skips: str = option("drop", "drop = a skip or a flag gives no row, and the others' judgments of the task count; "

@@ -249,6 +249,15 @@ def test_steps_that_were_not_judged_are_cut_off() -> None:
     assert export(voted(TIE).snapshot(), policy).left_out == {"tasks without steps": 1}
 
 
+def test_line_breaks_at_a_steps_end_stay_where_the_answer_goes_on() -> None:
+    middle = voted(walk(1, -1, None, correction="x"), kind="stepwise", texts=["a\n", "b\n ", "c\n"])
+    assert [(row.prefix, row.chosen, row.rejected) for row in found(middle)] == [("a\n\n", "x\n \n", "b\n \n")]
+    last = voted(walk(1, 1, -1, correction="x"), kind="stepwise", texts=["a\n", "b\n ", "c\n"])
+    assert [(row.chosen, row.rejected) for row in found(last)] == [("x", "c")]
+    (row,) = export(last.snapshot(), Policy(format="trl-stepwise")).rows
+    assert row["completions"] == ["a", "b", "c"]
+
+
 def test_blank_lines_are_no_steps_to_label_but_stay_in_a_prefix() -> None:
     desk = voted(walk(1, None, -1, correction="x"), kind="stepwise", texts=["a", "", "b", ""])
     (row,) = export(desk.snapshot(), Policy(format="trl-stepwise")).rows
@@ -338,7 +347,8 @@ def test_files_are_read_back_as_the_pairs_they_hold(form: str, ending: str, tmp_
 
 def test_rewrites_are_conversations_to_fine_tune_on(tmp_path: Path) -> None:
     write_export(tmp_path / "pairs.jsonl", busy_desk().snapshot(), Policy(), sft=tmp_path / "rewrites.jsonl")
-    conversations, _ = read_conversations(tmp_path / "rewrites.jsonl")
+    (tmp_path / "pairs.jsonl").unlink()
+    conversations, _ = read_conversations(tmp_path)  # the card is there too, and no table
     assert {row[-1]["content"] for row in conversations} == {"写得更好"}
 
 

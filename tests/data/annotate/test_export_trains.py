@@ -66,7 +66,7 @@ def sampled(folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("form", "ending"), [("trl", ".jsonl"), ("finalign", ".parquet")])
 def test_an_export_trains_a_reward_model_and_a_policy(form: str, ending: str, base: Path, tmp_path: Path) -> None:
-    """`pairs.human=FILE` beside the rule's pairs, then a step of each stage; people's accuracy has a line of its own."""
+    """`pairs.human=FILE` beside the rule's pairs, then a step of each stage; people's accuracy has its own line."""
     file = tmp_path / f"human{ending}"
     write_export(file, desk().snapshot(), Policy(format=form, ties="keep"))
     both = make_stage(tmp_path / "both", "pairs", inputs=sampled(tmp_path), human=str(file), dev_fraction=0.3)
