@@ -137,14 +137,13 @@ def _by_score(every: list[Pair], answers: list[Candidate], plan: Plan, right: Ri
         needs = "a `score` in every row or --scores FILE" + (", or --verdicts" if plan.policy == "best-worst" else "")
         raise UserError(f"--pairing {plan.policy} needs {needs}; there is none for the answer "
                         f"{lacking[0].text[:40]!r} of {lacking[0].generator}")
-    gap = {pair: abs(scores[pair[0].id] - scores[pair[1].id]) for pair in every}
+    gaps = [(abs(scores[a.id] - scores[b.id]), (a, b)) for a, b in every]
     if plan.policy == "best-worst":
-        wide = [pair for pair in every if gap[pair] > 0]
+        wide = sorted((each for each in gaps if each[0] > 0), key=lambda each: -each[0])
         left_out["prompt with answers of one score"] += not wide
-        ranked = sorted(wide, key=lambda pair: -gap[pair])
-        return [(pair, 0.0) for pair in (ranked[:plan.most] if plan.most else ranked)]
-    ranked = sorted(every, key=lambda pair: gap[pair])
-    return [(pair, uncertainty(gap[pair])) for pair in (ranked[:plan.most] if plan.most else ranked)]
+        return [(pair, 0.0) for _, pair in (wide[:plan.most] if plan.most else wide)]
+    close = sorted(gaps, key=lambda each: each[0])
+    return [(pair, uncertainty(gap)) for gap, pair in (close[:plan.most] if plan.most else close)]
 
 
 def uncertainty(gap: float) -> float:
