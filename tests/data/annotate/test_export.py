@@ -313,8 +313,8 @@ def test_neither_the_order_of_the_sides_nor_that_of_the_judgments_changes_a_byte
 
 def test_another_process_elsewhere_writes_the_same_bytes(tmp_path: Path) -> None:
     """Other hash seed, locale, time zone and working folder; the cards too. Nothing heavy is imported."""
-    code = ("import sys; from data.annotate.export import write_export; from data.annotate.policy import Policy; "
-            "from tests.data.annotate.desk_made import busy_desk; "
+    code = ("import sys; import data.annotate.tables; from data.annotate.export import write_export; "
+            "from data.annotate.policy import Policy; from tests.data.annotate.desk_made import busy_desk; "
             "write_export(sys.argv[1], busy_desk().snapshot(), Policy(sources=('human', 'ai'), ties='keep')); "
             "print([name for name in ('torch', 'transformers', 'trl', 'datasets', 'pandas') if name in sys.modules])")
     written = []
