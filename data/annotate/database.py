@@ -28,7 +28,7 @@ from data.annotate.migrations import steps
 from data.schema import UserError
 
 DEFAULT = "annotations.db"
-BUSY_MS = 5_000  # how long a writer waits for another process
+BUSY_MS = 20_000  # how long a writer waits for another process
 ADVISORY_LOCK = 5_347_871  # PostgreSQL: the number that every writer of a desk locks
 _LOCKED = re.compile(r"database is locked|database table is locked|could not obtain lock|deadlock", re.IGNORECASE)
 
@@ -140,6 +140,10 @@ class Database:
 
     def _migrate(self, place: str) -> None:
         wanted = steps(self.engine.dialect.name)
+        with self.reading() as connection:
+            if sqlalchemy.inspect(connection).has_table("migrations") and connection.exec_driver_sql(
+                    "SELECT COUNT(*) FROM migrations").scalar_one() == len(wanted):
+                return
         with self.writing() as connection:
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS migrations "
                                        "(number INTEGER PRIMARY KEY, applied_at VARCHAR(32) NOT NULL)")

@@ -14,6 +14,7 @@ from data.annotate.app import Options, create_app
 from data.annotate.desk import Desk
 from data.annotate.importing import Rules, bring
 from data.annotate.pairing import Made, Plan
+from data.annotate.records import Snapshot
 
 HOST = "http://127.0.0.1:8642"
 SECRET_MODELS = ("secret-model-one", "secret-model-two", "secret-model-three")
@@ -43,6 +44,15 @@ def opened(folder: Path, rows: Iterable[Any] | None = None, *, plan: Plan | None
 
 def imported(desk: Desk, folder: Path, rows: Iterable[Any], *, plan: Plan | None = None, **rules: Any) -> Made:
     return bring(desk, [str(lines(folder / "rows.jsonl", rows))], plan or Plan(), Rules(**rules))[1]
+
+
+def look(database: Path) -> Snapshot:
+    """Everything that the database holds."""
+    desk = Desk.open(str(database), create=False)
+    try:
+        return desk.snapshot()
+    finally:
+        desk.close()
 
 
 class Visitor:
