@@ -18,17 +18,16 @@ class Adapter(StageConfig):
 
     lora_rank: int = key(0, "rank of a LoRA adapter on a frozen model; 0 = train all weights", low=0)
     lora_alpha: int | None = key(None, "the adapter's scale times its rank; default: twice the rank", low=1)
-    lora_dropout: float = key(0.0, "dropout on the adapter's inputs in training; PPO has none", low=0, high=1)
+    lora_dropout: float = key(0.0, "dropout on the adapter's inputs in training; PPO, GRPO and RLOO have none",
+                               low=0, high=1)
     lora_targets: list[str] = key(["all-linear"], "names of the linear layers to adapt, e.g. [q_proj, v_proj]; "
                                                   "all-linear = all of the body's, not the head")
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingConfig(Adapter):
-    """Keys of every stage that trains through TRL's trainers."""
+class Optimised(Adapter):
+    """Keys of every stage whose steps TRL's trainers take."""
 
-    max_steps: int = key(200, "optimizer steps", low=1)
-    batch_size: int = key(16, "sequences (packed rows, or pairs) per optimizer step, over all processes", low=1)
     micro_batch_size: int | None = key(None, "rows per forward pass; smaller saves memory, default: the whole batch",
                                        low=1)
     optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
@@ -41,6 +40,14 @@ class TrainingConfig(Adapter):
     max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
     precision: str = key("fp32", "bf16 only where the processor has it natively", choices=("fp32", "bf16"))
     gradient_checkpointing: bool = key(False, "recompute activations to save memory")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig(Optimised):
+    """Keys of every stage that trains on rows it is given."""
+
+    max_steps: int = key(200, "optimizer steps", low=1)
+    batch_size: int = key(16, "sequences (packed rows, or pairs) per optimizer step, over all processes", low=1)
     log_every: int = key(10, "steps between lines in metrics.jsonl", low=1, identity=False)
     save_every: int = key(200, "steps between resumable checkpoints", low=1, identity=False)
 
@@ -148,8 +155,8 @@ class Rewarded(StageConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Ppo(Adapter, Rewarded, Watched):
-    """Proximal policy optimisation with a critic."""
+class SelfSampling(Rewarded):
+    """Keys of every stage that trains a policy on completions of its own."""
 
     num_iterations: int = key(60, "rollout batches", low=1)
     num_prompts: int = key(192, "questions per rollout batch", low=1)
@@ -159,11 +166,27 @@ class Ppo(Adapter, Rewarded, Watched):
     max_new_tokens: int = key(96, "completion length limit", low=1)
     reward_normalisation: str = key("none", "running = the sum is divided by the deviation of all sums so far",
                                     choices=("none", "running"))
+    truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum; what its steps "
+                                         "earned stays")
+    min_spread: float = key(0.0, "a question whose scores lie closer together than this is not trained on (just above "
+                                 "0: DAPO's dynamic sampling)", low=0)
+    num_epochs: int = key(1, "passes over each rollout batch", low=1)
+    minibatch_size: int = key(48, "completions per optimizer step", low=1)
+    clip_range: float = key(0.2, "policy ratio clip", low=0)
+    clip_range_high: float | None = key(None, "upper side of the policy ratio clip, default: clip_range (DAPO)", low=0)
+    save_every: int = key(5, "iterations between resumable checkpoints", low=1, identity=False)
+    eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
+                          identity=False)
+    dev_examples: int = key(200, "dev questions for those", low=1, identity=False)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ppo(Adapter, SelfSampling, Watched):
+    """Proximal policy optimisation with a critic."""
+
     truncation: str = key("penalty", "a truncated completion: penalty = scores truncation_reward; mask = is not "
                                      "trained on (DAPO); bootstrap = scores what the critic expects after its last "
                                      "token", choices=("penalty", "mask", "bootstrap"))
-    truncation_reward: float = key(-1.0, "reward of a truncated completion, in place of the sum; what its steps "
-                                         "earned stays")
     optimizer: str = key("adamw", "muon = Muon for the body's matrices and AdamW for the rest",
                          choices=("adamw", "muon"))
     learning_rate: float = key(3e-4, "the policy's learning rate (AdamW)", low=0)
@@ -179,8 +202,6 @@ class Ppo(Adapter, Rewarded, Watched):
     critic_from: str = key("policy", "where the critic's trunk starts; shared = a head on the policy's own trunk, "
                                      "trained with it", choices=("policy", "reward_model", "shared"))
     value_coefficient: float = key(0.1, "weight of a shared trunk's value loss beside the policy's", low=0)
-    num_epochs: int = key(1, "passes over each rollout batch", low=1)
-    minibatch_size: int = key(48, "completions per optimizer step", low=1)
     micro_batch_tokens: int = key(2048, "tokens per forward pass, padding included; 1024-2048 is fastest on a CPU",
                                   low=16)
     advantages: str = key("gae", "gae = from the critic; group = a score less the mean of the question's completions, "
@@ -188,14 +209,10 @@ class Ppo(Adapter, Rewarded, Watched):
                                  "(GRPO; Shao et al. 2024)", choices=("gae", "group"))
     group_baseline: bool = key(False, "subtract from a score the mean score of the question's other completions "
                                       "(leave-one-out; Kool et al. 2019); the critic then values what is left")
-    min_spread: float = key(0.0, "a question whose scores lie closer together than this is not trained on (just above "
-                                 "0: DAPO's dynamic sampling)", low=0)
     gamma: float = key(1.0, "discount", low=0, high=1)
     gae_lambda: float = key(0.95, "GAE's lambda", low=0, high=1)
     critic_lambda: float | None = key(None, "lambda of the critic's targets, default: gae_lambda (decoupled GAE; Yuan "
                                             "et al. 2025, VC-PPO)", low=0, high=1)
-    clip_range: float = key(0.2, "policy ratio clip", low=0)
-    clip_range_high: float | None = key(None, "upper side of the policy ratio clip, default: clip_range (DAPO)", low=0)
     dual_clip: float | None = key(3.0, "bound of the policy loss where the advantage is negative, in advantages; "
                                        "null = none (Ye et al. 2020)", low=1)
     value_clip_range: float | None = key(0.2, "value clip; null = none", low=0)
@@ -219,10 +236,6 @@ class Ppo(Adapter, Rewarded, Watched):
     imitation_batch_size: int = key(16, "completions per such step", low=1)
     imitation_memory: int = key(4096, "completions remembered for that, the latest", low=1)
     max_grad_norm: float = key(1.0, "gradient clipping by global norm", low=0)
-    save_every: int = key(5, "iterations between resumable checkpoints", low=1, identity=False)
-    eval_every: int = key(20, "iterations between dev evaluations (logged, not used for selection)", low=1,
-                          identity=False)
-    dev_examples: int = key(200, "dev questions for those", low=1, identity=False)
 
     def conflict(self) -> str:
         if self.num_samples == 1 and (self.group_baseline or self.min_spread or self.advantages == "group"):
@@ -238,6 +251,95 @@ class Ppo(Adapter, Rewarded, Watched):
         if self.kl_top_k is not None and self.kl_estimator != "exact":
             return f"kl_top_k={self.kl_top_k}: says how kl_estimator=exact sums, but that is {self.kl_estimator}"
         return super().conflict()
+
+
+@dataclasses.dataclass(kw_only=True)
+class GroupTraining(Optimised, SelfSampling):
+    """Keys of every stage that trains through TRL on what a question's completions score against each other."""
+
+    num_prompts: int = key(64, "questions per rollout batch", low=1)
+    num_samples: int = key(4, "completions per question", low=2)
+    truncation: str = key("penalty", "a truncated completion: penalty = scores truncation_reward; mask = is not "
+                                     "trained on (DAPO)", choices=("penalty", "mask"))
+    minibatch_size: int = key(64, "completions per optimizer step; a divisor of a rollout batch", low=1)
+    micro_batch_size: int | None = key(None, "completions per forward pass, a divisor of minibatch_size; smaller saves "
+                                             "memory, default: the whole minibatch", low=1)
+    learning_rate: float = key(3e-4, "peak learning rate of AdamW", low=0)
+    muon_learning_rate: float = key(1e-3, "peak learning rate of Muon (RMS-matched to AdamW's)", low=0)
+    warmup_steps: int = key(0, "optimizer steps of linear warm-up", low=0)
+    schedule: str = key("constant", "learning-rate schedule over all optimizer steps",
+                        choices=("constant", "linear", "cosine"))
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps on a rollout batch."""
+        return self.num_epochs * (self.num_prompts * self.num_samples // self.minibatch_size)
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.num_iterations * self.steps_per_iteration
+
+    def conflict(self) -> str:
+        batch = self.num_prompts * self.num_samples
+        if batch % self.minibatch_size:
+            return (f"minibatch_size={self.minibatch_size}: must divide the {batch} completions of a rollout batch "
+                    "(num_prompts x num_samples)")
+        if self.micro_batch_size is not None and self.minibatch_size % self.micro_batch_size:
+            return f"micro_batch_size={self.micro_batch_size}: must divide minibatch_size={self.minibatch_size}"
+        if not self.temperature:
+            return "temperature=0: the completions of a question would be one and the same; sample them"
+        return super().conflict()
+
+
+CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")  # losses with PPO's clip
+
+
+@dataclasses.dataclass(kw_only=True)
+class Grpo(GroupTraining):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) by TRL's trainer, and its descendants."""
+
+    loss: str = key("dapo", "what weighs the same: dapo = every token of a rollout batch (Yu et al. 2025); grpo = every "
+                            "completion (Shao et al. 2024); dr_grpo = every token, divided by max_new_tokens (Liu et "
+                            "al. 2025); bnpo = every token of a micro-batch; or another objective: cispo "
+                            "(arXiv:2506.13585), sapo (2511.20347), luspo (2602.05261), vespo (2602.10693)",
+                    choices=(*CLIPPED, "cispo", "sapo", "vespo"))
+    scale_rewards: str = key("group", "what a score less its group's mean is divided by: group = the group's deviation "
+                                      "(Shao et al. 2024); batch = that of the whole batch; none (Liu et al. 2025)",
+                             choices=("group", "batch", "none"))
+    importance_level: str = key("token", "whose ratio is clipped: token; sequence = a completion's, the mean over its "
+                                         "tokens (GSPO; Zheng et al. 2025)", choices=("token", "sequence"))
+    dual_clip: float | None = key(None, "largest ratio where the advantage is negative; null = none (Ye et al. 2020)",
+                                  low=1)
+    importance_cap: float | None = key(None, "bound of the weights that correct for what the engine's probabilities "
+                                             "differ from the trainer's; null = no correction", low=0)
+    kl_coefficient: float = key(0.02, "weight of the KL penalty to the reference, k3, in the loss: beta, 0.04 in Shao "
+                                      "et al. 2024, 0 in Yu et al. 2025", low=0)
+    kl_corrected: bool = key(False, "multiply that penalty by the importance ratio, so that its gradient is the "
+                                    "KL's own (DeepSeek-AI 2025, V3.2)")
+    entropy_coefficient: float = key(0.0, "weight of the entropy bonus", low=0)
+
+    def conflict(self) -> str:
+        levels = {"grpo": ("token", "sequence"), "sapo": ("token", "sequence"), "luspo": ("sequence",)}
+        if self.importance_level not in levels.get(self.loss, ("token",)):
+            return (f"importance_level={self.importance_level}: loss={self.loss} is defined for the ratios of "
+                    f"{levels.get(self.loss, ('token',))[0]}s alone")
+        if self.dual_clip is not None and self.loss not in CLIPPED:
+            return f"dual_clip={self.dual_clip}: loss={self.loss} has no clip that it could go with; leave it out"
+        if self.loss == "cispo" and (self.clip_range_high or 0) < 1:
+            return (f"clip_range_high={self.clip_range_high}: of loss=cispo it is the largest ratio itself, so 1 or "
+                    "more, such as 5")
+        return super().conflict()
+
+
+@dataclasses.dataclass(kw_only=True)
+class Rloo(GroupTraining):
+    """REINFORCE with a leave-one-out baseline (Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740) by TRL's
+    trainer: a completion is one action, with one ratio."""
+
+    kl_coefficient: float = key(0.02, "weight of the KL penalty to the reference in the reward, k1 summed over a "
+                                      "completion", low=0)
+    whiten_advantages: bool = key(False, "zero mean, unit variance over the whole batch")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -314,6 +416,10 @@ KINDS: dict[str, Kind] = {
     "reward_model": Kind(RewardModel, "reward_model", {"model": "model", "pairs": "pairs"}),
     "ppo": Kind(Ppo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
                 uses_rollout=True),
+    "grpo": Kind(Grpo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
+                 uses_rollout=True),
+    "rloo": Kind(Rloo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
+                 uses_rollout=True),
     "dpo": Kind(Dpo, "model", {"policy": "model", "pairs": "pairs"}),
     "evaluate": Kind(Evaluate, "evaluation", {"reward_*": "reward_model?", "*": "model"}, reads_data=True,
                      uses_rollout=True),

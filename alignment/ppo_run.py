@@ -6,7 +6,6 @@ Knows what surrounds an iteration; what one is says alignment/ppo.py, and what i
 
 from __future__ import annotations
 
-import random
 import signal
 import statistics
 import sys
@@ -27,13 +26,12 @@ from alignment.checkpoints import (
 from alignment.kinds import Ppo
 from alignment.ppo import PpoTrainer
 from alignment.ppo_update import NotFinite
-from alignment.rollout import PushError, Sampling
-from alignment.rollout.rows import Prompted, to_completion
-from alignment.seeds import derive
+from alignment.question_pool import draw, greedy_right
+from alignment.rollout import PushError
+from alignment.rollout.rows import Prompted
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, Estimate
 from reward import RewardError
-from reward.verifiable import RuleReward
 
 FINGERPRINT = "state.sha256"  # in a checkpoint: that of the state
 
@@ -123,11 +121,8 @@ class PpoRun:
         what has changed since it was best."""
         state, dev = self.state, self.dev
         metrics = self.trainer.push()
-        sampling = Sampling(max_new_tokens=self.config.max_new_tokens, temperature=0.0)
-        generations = self.trainer.engine.generate(dev.prompts, sampling, [0] * len(dev.prompts))
-        completions = [to_completion(self.trainer.tokenizer, question.id, 0, generation)
-                       for question, generation in zip(dev.questions, generations, strict=True)]
-        right, keys = RuleReward()(dev.questions, completions).total, [row.operand_key for row in dev.questions]
+        right = greedy_right(self.trainer.engine, self.trainer.tokenizer, dev, self.config.max_new_tokens)
+        keys = [row.operand_key for row in dev.questions]
         self.accuracy = Bootstrap(keys).mean(right)
         metrics["dev_accuracy"] = self.accuracy.value
         comparable = len(state.best_answers) == len(right)  # not where dev_examples has changed
@@ -197,15 +192,3 @@ class PpoRun:
         self._see(state.iteration, line)
         self._save()
         delete_undone(self.folder)
-
-
-def draw(pool: int, count: int, number: int, seed: int) -> list[int]:
-    """Which of `pool` questions the draw of this number consists of: each once per pass over the pool, in an order of
-    the pass's own.
-
-    Says the same whatever was drawn before, so that a resumed run goes on where it was.
-    """
-    places = range(number * count, (number + 1) * count)
-    orders = {turn: random.Random(derive(seed, "pass", turn)).sample(range(pool), pool)
-              for turn in {place // pool for place in places}}
-    return [orders[place // pool][place % pool] for place in places]

@@ -19,13 +19,11 @@ from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.ppo import PpoTrainer
 from alignment.ppo_run import PpoRun
 from alignment.ppo_state import Critic, PpoState, new_state
+from alignment.question_pool import dev_questions, question_pool
 from alignment.rewards import make_reward
 from alignment.rollout import make_engine
-from alignment.rollout.rows import Prompted, prompt_questions
-from alignment.seeds import derive
 from alignment.stage import Stage
 from data.schema import UserError
-from data.sources import open_source
 from reward.model import RewardModel, fingerprint
 
 RESULT_ITERATIONS = 10  # the last ones, over which reward and KL are averaged for the result
@@ -54,25 +52,6 @@ def run(stage: Stage) -> None:
                  logprob_gap_max=max(line["logprob_gap_max"] for line in history),
                  **{name: statistics.fmean(line[name] for line in history[-RESULT_ITERATIONS:])
                     for name in ("reward", "reward_rule", "kl_sequence", "truncated")})
-
-
-def question_pool(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:
-    """The training questions of the purpose "ppo"."""
-    config: Ppo = stage.config
-    drawn = open_source(stage.data).questions("train", count=config.question_pool,
-                                              seed=derive(stage.root_seed, "questions", "ppo"))
-    pool = prompt_questions(tokenizer, policy.config, drawn, max_new_tokens=config.max_new_tokens)
-    if len(pool.questions) < config.num_prompts:
-        raise UserError(f"{stage.name}: {len(pool.questions)} training questions are fewer than num_prompts="
-                        f"{config.num_prompts}; lower it")
-    stage.note(f"a pool of {len(pool.questions)} questions, answers only; {pool.dropped} too long, dropped")
-    return pool
-
-
-def dev_questions(stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel) -> Prompted:
-    config: Ppo = stage.config
-    drawn = open_source(stage.data).questions("dev", count=config.dev_examples, seed=stage.derive("dev"))
-    return prompt_questions(tokenizer, policy.config, drawn, max_new_tokens=config.max_new_tokens)
 
 
 def make_critic(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Critic | None:

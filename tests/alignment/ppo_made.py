@@ -13,6 +13,7 @@ from torch.nn import functional
 from alignment.models import new_model, save_policy
 from alignment.optim import make_optimizer
 from alignment.stage import Stage
+from alignment import question_pool
 from alignment.stages import ppo
 from data.chat import render_example
 from data.finance.generator import solution_text
@@ -78,7 +79,7 @@ def planted(patch: pytest.MonkeyPatch, reward: Reward, *, standardised: bool = F
         return WeightedReward({"rule": reward}, {"rule": 1.0}, standardised=["rule"] if standardised else [],
                               scales=scales)
 
-    patch.setattr(ppo, "open_source", lambda config: Numbers())
+    patch.setattr(question_pool, "open_source", lambda config: Numbers())
     patch.setattr(ppo, "make_reward", make_reward)
 
 

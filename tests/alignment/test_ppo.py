@@ -14,9 +14,10 @@ from alignment import losses
 from alignment.experience import Batch
 from alignment.kinds import Ppo
 from alignment.ppo import PpoTrainer, check_head
-from alignment.ppo_run import draw
+from alignment.question_pool import draw
 from alignment.ppo_state import Critic, Remembered, new_state
 from alignment.ppo_update import policy_logprobs
+from alignment.question_pool import draw
 from alignment.rollout import Engine, TransformersEngine
 from data.schema import Completion, Question, UserError
 from reward import Scores

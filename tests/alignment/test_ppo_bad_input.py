@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
+from alignment import question_pool
 from alignment.stages import ppo
 from data.schema import Question, UserError
 from data.tokenizer import build_tokenizer
@@ -33,7 +34,7 @@ def test_prompts_longer_than_the_context_are_left_out_and_counted(policy: Path, 
             drawn = super().questions(split, count=count, seed=seed)
             return [dataclasses.replace(row, prompt=row.prompt * 2000) if row.answer == "3" else row for row in drawn]
 
-    monkeypatch.setattr(ppo, "open_source", lambda config: SomeLong())
+    monkeypatch.setattr(question_pool, "open_source", lambda config: SomeLong())
     stage = again(ppo_stage(tmp_path, policy, num_iterations=1))
     assert "a pool of 9 questions, answers only; 1 too long, dropped" in notes(stage)
     assert [step for step, _ in untimed(stage)] == [1, 1]
