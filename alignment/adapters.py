@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from alignment.kinds import Ppo, TrainingConfig
+from alignment.kinds import Optimised, Ppo
 from data.schema import UserError
 
 ADAPTER = "default"  # PEFT's name of the only adapter a model gets
 ALL_LINEAR = "all-linear"
 
 
-def adapted(model: PreTrainedModel, config: TrainingConfig | Ppo, *, seed: int) -> PreTrainedModel:
+def adapted(model: PreTrainedModel, config: Optimised | Ppo, *, seed: int) -> PreTrainedModel:
     """The same model with the adapter its config asks for; as it was where `lora_rank` is 0.
 
     A new adapter changes no output. Its weights, which alone train, are in fp32 and come from `seed`; the global

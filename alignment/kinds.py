@@ -280,6 +280,16 @@ class GroupTraining(Optimised, SelfSampling):
         """Optimizer steps in all."""
         return self.num_iterations * self.steps_per_iteration
 
+    @property
+    def batch_size(self) -> int:
+        """Completions per optimizer step."""
+        return self.minibatch_size
+
+    @property
+    def log_every(self) -> int:
+        """Optimizer steps between lines in metrics.jsonl: one line an iteration."""
+        return self.steps_per_iteration
+
     def conflict(self) -> str:
         batch = self.num_prompts * self.num_samples
         if batch % self.minibatch_size:
@@ -299,9 +309,9 @@ CLIPPED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")  # losses with PPO's clip
 class Grpo(GroupTraining):
     """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) by TRL's trainer, and its descendants."""
 
-    loss: str = key("dapo", "what weighs the same: dapo = every token of a rollout batch (Yu et al. 2025); grpo = every "
-                            "completion (Shao et al. 2024); dr_grpo = every token, divided by max_new_tokens (Liu et "
-                            "al. 2025); bnpo = every token of a micro-batch; or another objective: cispo "
+    loss: str = key("dapo", "what weighs the same: dapo = every token of a rollout batch (Yu et al. 2025); grpo = "
+                            "every completion (Shao et al. 2024); dr_grpo = every token, divided by max_new_tokens "
+                            "(Liu et al. 2025); bnpo = every token of a micro-batch; or another objective: cispo "
                             "(arXiv:2506.13585), sapo (2511.20347), luspo (2602.05261), vespo (2602.10693)",
                     choices=(*CLIPPED, "cispo", "sapo", "vespo"))
     scale_rewards: str = key("group", "what a score less its group's mean is divided by: group = the group's deviation "

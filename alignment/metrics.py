@@ -85,7 +85,7 @@ METRICS: dict[str, Metric] = {
 
     "completions_per_second": Metric("completions generated per second of wall time", "1/s", "higher"),
 
-    # ppo, each of one rollout batch unless it says otherwise
+    # ppo, grpo, rloo, each of one rollout batch unless it says otherwise
     "reward": Metric("mean score of a completion: the weighted parts, or truncation_reward where it was truncated, and "
                      "what its steps earned", "", "higher"),
     "reward_*": Metric("mean of this part of the reward, unweighted, its spans included: rule = the share of right "
@@ -94,6 +94,8 @@ METRICS: dict[str, Metric] = {
                              "higher"),
     "trained_on": Metric("completions trained on; the rest were of questions whose scores lay within min_spread",
                          "share"),
+    "level_questions": Metric("questions whose completions all scored the same, from which a group learns nothing",
+                              "share", "lower"),
     "kl": Metric("KL of the policy to the reference per token, k1 estimator", "nats"),
     "kl_sequence": Metric("KL of the policy to the reference per completion, k1 estimator", "nats"),
     "kl_k3": Metric("KL of the policy to the reference per token, k3 estimator: less noisy, never negative", "nats"),

@@ -40,7 +40,7 @@ from trl import SFTTrainer
 
 from alignment.adapters import trainable
 from alignment.checkpoints import CHECKPOINTS, Termination, delete_broken, end_checkpoint, latest_checkpoint
-from alignment.kinds import TrainingConfig
+from alignment.kinds import GroupTraining, TrainingConfig
 from alignment.optim import make_optimizer
 from alignment.stage import Stage
 from data.schema import UserError
@@ -70,11 +70,11 @@ def quiet() -> None:
 
 
 def training_arguments(stage: Stage) -> dict[str, Any]:
-    """Keyword arguments for TRL's config classes from a stage's `TrainingConfig`.
+    """Keyword arguments for TRL's config classes from a stage's config.
 
     Raises UserError where the batch cannot be split into the micro-batches asked for.
     """
-    config: TrainingConfig = stage.config
+    config: TrainingConfig | GroupTraining = stage.config
     cuda = torch.cuda.is_available()
     processes = max(1, TrainingArguments(output_dir=str(stage.scratch), use_cpu=not cuda, report_to="none").world_size)
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
@@ -100,27 +100,28 @@ def training_arguments(stage: Stage) -> dict[str, Any]:
 class _Progress(TrainerCallback):
     """Moves the stage's bar, a few times a second at most."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.last = stage, 0.0
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer, self.last = trainer, 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
         if state.is_world_process_zero and (now - self.last > 0.25 or state.global_step >= state.max_steps):
             self.last = now
-            self.stage.progress(state.global_step, state.max_steps)
+            done, total = (steps // self.trainer.unit_steps for steps in (state.global_step, state.max_steps))
+            self.trainer.stage.progress(done, total, unit=self.trainer.unit)
 
 
 class _StopWhenAsked(TrainerCallback):
-    """On SIGTERM: a checkpoint at the end of the step, and no further step.
+    """On SIGTERM: a checkpoint at the end of the step, or of the unit of steps, and no further step.
 
     The checkpoint does not say that training is to stop, unless that was its last step anyway: see `has_ended`.
     """
 
-    def __init__(self, termination: Termination) -> None:
-        self.termination, self.stopped = termination, False
+    def __init__(self, termination: Termination, unit_steps: int) -> None:
+        self.termination, self.unit_steps, self.stopped = termination, unit_steps, False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.termination.asked:
+        if self.termination.asked and state.global_step % self.unit_steps == 0:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -138,17 +139,20 @@ class StageTrainer(Trainer):
     """The mixin: name it before the TRL trainer, `class MyTrainer(StageTrainer, DPOTrainer)`."""
 
     metric_names: Mapping[str, str] = MappingProxyType({})  # TRL's name of a metric -> ours, beside those all have
+    unit, unit_steps = "step", 1  # what is counted on the screen and in the log, and how many optimizer steps it has
     model: Any
 
     def __init__(self, *args: Any, stage: Stage, memory: Memory | None = None, **kwargs: Any) -> None:
         self.stage, self.memory = stage, memory
+        self.line: dict[str, float] = {}  # metrics for the next line of the log, beside TRL's
+        self.history: list[dict[str, float]] = []  # all lines, those before a restart included
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Progress(stage))
+        self.add_callback(_Progress(self))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            config: TrainingConfig = self.stage.config
+            config: TrainingConfig | GroupTraining = self.stage.config
             self.optimizer = make_optimizer(
                 self.model if model is None else model, optimizer=config.optimizer, learning_rate=config.learning_rate,
                 muon_learning_rate=config.muon_learning_rate, weight_decay=config.weight_decay)
@@ -163,7 +167,7 @@ class StageTrainer(Trainer):
             self.memory.load(checkpoint)
         if self.is_world_process_zero():
             delete_broken(folder)
-            self.stage.resume_log(checkpoint)
+            self.history = self.stage.resume_log(checkpoint)
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if has_ended(state):
@@ -172,7 +176,7 @@ class StageTrainer(Trainer):
                 align_special_tokens(self.model, self.processing_class)  # as `train` does first
                 return
         with Termination() as termination:
-            stop = _StopWhenAsked(termination)
+            stop = _StopWhenAsked(termination, self.unit_steps)
             self.add_callback(stop)
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.stopped:
@@ -207,7 +211,10 @@ class StageTrainer(Trainer):
             raise FloatingPointError(f"{self.stage.name}: the loss is {loss} at step {step}; lower the learning rate")
         if self.is_world_process_zero():
             names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **self.metric_names}
-            self.stage.log(step, **{ours: logs[theirs] for theirs, ours in names.items() if theirs in logs})
+            line = {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs} | self.line
+            self.stage.log(step // self.unit_steps, **line)
+            self.history.append(line)
+            self.line = {}
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # counting parameters at every step is not free
