@@ -12,13 +12,27 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.kinds import Dpo, Evaluate, Ppo, Pretrain, RewardModel, Sample, Sft, StageConfig, TrainingConfig
+from alignment.kinds import (
+    Dpo,
+    Evaluate,
+    GroupTraining,
+    Grpo,
+    Optimised,
+    Ppo,
+    Pretrain,
+    RewardModel,
+    Rloo,
+    Sample,
+    Sft,
+    StageConfig,
+)
 from alignment.layout import ALONE, Layout, share_rows
 from alignment.model_size import Size
 
 MIB = 2**20
 FLOAT, HALF = 4, 2  # bytes; every model is loaded and saved in fp32
-LIBRARIES = {Pretrain: 660, Sft: 660, RewardModel: 630, Dpo: 680, Ppo: 540, Sample: 510, Evaluate: 560}  # MiB
+LIBRARIES = {Pretrain: 660, Sft: 660, RewardModel: 630, Dpo: 680, Ppo: 540, Grpo: 700, Rloo: 700, Sample: 510,
+             Evaluate: 560}  # MiB
 PLAIN = 50  # MiB of a stage without torch
 VLLM = 350  # MiB that vLLM adds to that
 READ_TOKENS = 8192  # a batch of alignment/likelihood.py and of RewardModel.score
@@ -81,7 +95,7 @@ class Trained:
         return self.held + max(self.gradients + self.casts + step, self.gradients + self.update, self.saving, *others)
 
 
-def trained(size: Size, config: TrainingConfig | Ppo, *, rank: int) -> Trained:
+def trained(size: Size, config: Optimised | Ppo, *, rank: int) -> Trained:
     """AdamW keeps two numbers a weight, Muon one a matrix element; with LoRA the adapter alone is trained."""
     changing = size.adapter(rank) if rank else size.parameters
     muon = size.matrices if config.optimizer == "muon" and not rank else 0
@@ -93,7 +107,7 @@ def trained(size: Size, config: TrainingConfig | Ppo, *, rank: int) -> Trained:
                    saving=(size.parameters if half else size.matrices) * FLOAT if rank else 0)
 
 
-def activations(size: Size, tokens: int, config: TrainingConfig | Ppo, *, masked: bool) -> float:
+def activations(size: Size, tokens: int, config: Optimised | Ppo, *, masked: bool) -> float:
     """What autograd keeps of `tokens`, logits left out. `masked`: with an attention mask, for which keys and values are
     repeated to all query heads."""
     attention = 2 * (size.heads + size.keys) * (2 if size.qk_norm else 1)
@@ -142,8 +156,8 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
             return libraries + supervised(config, size, data, layout)
         case RewardModel() | Dpo():
             return libraries + preferences(config, size, data, layout, held_out=held_out)
-        case Ppo():
-            return libraries + ppo(config, size, data, layout, reward_model=reward_model)
+        case Ppo() | GroupTraining():
+            return libraries + reinforced(config, size, data, layout, reward_model=reward_model)
         case Sample():
             return libraries + size.parameters * data.width + generation(
                 size, config.num_questions, config.num_samples, config.max_new_tokens, data)
@@ -186,17 +200,22 @@ def preferences(config: RewardModel | Dpo, size: Size, data: Rows, layout: Layou
                                          reading(size, read, size.vocabulary))
 
 
-def ppo(config: Ppo, size: Size, data: Rows, layout: Layout, *, reward_model: Size | None) -> float:
+def reinforced(config: Ppo | GroupTraining, size: Size, data: Rows, layout: Layout, *,
+               reward_model: Size | None) -> float:
     """Policy, reference, critic and reward model side by side; policy and critic step one after the other."""
     whole = data.prompt + config.max_new_tokens
-    tokens = min(config.micro_batch_tokens, config.minibatch_size * whole)
+    tokens = config.minibatch_size * whole
+    if isinstance(config, Ppo):
+        tokens = min(config.micro_batch_tokens, tokens)
+    elif config.micro_batch_size is not None:
+        tokens = config.micro_batch_size * whole
     learnt = tokens * config.max_new_tokens // whole
     policy = trained(size, config, rank=config.lora_rank).shared(layout)
     held = 0.0 if config.lora_rank else size.parameters * FLOAT
     steps = activations(size, tokens, config, masked=False) + 6 * FLOAT * min(learnt * size.vocabulary, LOGITS_CHUNK)
     others = [generation(size, config.num_prompts, config.num_samples, config.max_new_tokens, data),
               generation(size, config.dev_examples, 1, config.max_new_tokens, data)]
-    trunk = critic(config, size)
+    trunk = critic(config, size) if isinstance(config, Ppo) else None
     if trunk is not None:
         valued = trained(trunk, config, rank=0).shared(layout)
         held += valued.held

@@ -24,12 +24,14 @@ from alignment.kinds import (
     Adapter,
     Dpo,
     Evaluate,
+    GroupTraining,
     Judge,
     Pairs,
     Ppo,
     Pretrain,
     RewardModel,
     Sample,
+    SelfSampling,
     Sft,
     StageConfig,
     TrainingConfig,
@@ -196,6 +198,8 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
                         held_out=math.ceil(config.dev_fraction * (made + human)))
         case Ppo():
             return ppo(config)
+        case GroupTraining():
+            return rollouts(config)
         case Evaluate():
             judged = len(stage.inputs) - (policies := sum(not role.startswith("reward_") for role in stage.inputs))
             completions = policies * config.num_questions * (1 + config.num_samples)
@@ -224,14 +228,20 @@ def ppo(config: Ppo) -> Work:
     policy = config.num_iterations if config.advantages == "group" else learning
     critic = {"group": 0, "gae": warm_up if config.critic_from == "shared" else config.num_iterations}
     imitated = learning * config.imitation_steps
-    completions = config.num_iterations * batch
-    answers = config.dev_examples * ((config.alarms["accuracy"] != "off")
+    done = rollouts(config, steps=(policy + critic[config.advantages]) * updates + imitated)
+    return dataclasses.replace(
+        done, trained=done.trained + imitated * config.imitation_batch_size * config.max_new_tokens)
+
+
+def rollouts(config: Ppo | GroupTraining, *, steps: int = 0) -> Work:
+    """Iterations of a rollout batch and its updates, `steps` in all, or those TRL's trainers take."""
+    completions = config.num_iterations * config.num_prompts * config.num_samples
+    answers = config.dev_examples * ((isinstance(config, Ppo) and config.alarms["accuracy"] != "off")
                                      + math.ceil(config.num_iterations / config.eval_every))
     return Work(f"{config.num_iterations} iterations of {config.num_prompts} questions x {config.num_samples} samples",
-                steps=(policy + critic[config.advantages]) * updates + imitated,
+                steps=steps if isinstance(config, Ppo) else config.max_steps,
                 generated=(completions + answers) * config.max_new_tokens,
-                trained=(completions * config.num_epochs + imitated * config.imitation_batch_size)
-                * config.max_new_tokens)
+                trained=completions * config.num_epochs * config.max_new_tokens)
 
 
 def human_pairs(config: Pairs, source: Mapping[str, Any]) -> int:
@@ -267,11 +277,11 @@ def artifact_bytes(stage: PlannedStage, done: Work, size: Size | None, rows: Row
 
 def checkpoint_bytes(config: StageConfig, size: Size | None) -> float | None:
     """What a stage's resumable checkpoints take at most, the one being written included; gone with its sealing."""
-    if not isinstance(config, TrainingConfig | Ppo):
+    if not isinstance(config, TrainingConfig | GroupTraining | Ppo):
         return 0.0
     if size is None:
         return None
-    steps = config.num_iterations if isinstance(config, Ppo) else config.max_steps
+    steps = config.num_iterations if isinstance(config, SelfSampling) else config.max_steps
     model = footprint.trained(size, config, rank=config.lora_rank)
     one = model.gradients * (2 if isinstance(config, Sft) else 1) + model.optimizer  # and the best weights so far
     if isinstance(config, Ppo) and (critic := footprint.critic(config, size)):

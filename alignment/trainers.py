@@ -167,7 +167,7 @@ class StageTrainer(Trainer):
             self.memory.load(checkpoint)
         if self.is_world_process_zero():
             delete_broken(folder)
-            self.history = self.stage.resume_log(checkpoint)
+            self.history = [line for _, line in self.stage.resume_log(checkpoint)]
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if has_ended(state):

@@ -74,8 +74,8 @@ PLACES = {  # third-party package -> the only places that may import it
     "vllm": ("alignment/rollout/",),
     "hydra": ("alignment/run.py", "alignment/config.py"),
     "omegaconf": ("alignment/run.py", "alignment/config.py"),
-    "trl": ("alignment/trainers.py", "alignment/preference_trainers.py", "alignment/group_trainer.py", "alignment/stages/",
-            "alignment/packing.py"),
+    "trl": ("alignment/trainers.py", "alignment/preference_trainers.py", "alignment/group_trainer.py",
+            "alignment/stages/", "alignment/packing.py"),
 }
 
 

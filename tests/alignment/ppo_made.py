@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from alignment import question_pool
 from alignment.models import new_model, save_policy
 from alignment.optim import make_optimizer
 from alignment.stage import Stage
-from alignment import question_pool
 from alignment.stages import ppo
 from data.chat import render_example
 from data.finance.generator import solution_text

@@ -22,14 +22,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from alignment import group_trainer
 from alignment.adapters import adapted, trainable
 from alignment.kinds import Sft
 from alignment.models import load_policy, load_tokenizer, save_policy, set_special_tokens
 from alignment.origin import EMBEDDED
 from alignment.rollout import Sampling, TransformersEngine, VllmEngine
-from alignment.stages import dpo, reward_model, sft
+from alignment.stages import dpo, grpo, reward_model, sft
 from reward.model import RewardModel
-from tests.alignment import test_dpo, test_reward_model_stage, test_training_stages
+from tests.alignment import test_dpo, test_group_stages, test_reward_model_stage, test_training_stages
 from tests.alignment.test_ppo import Shorter, prompts, train
 from tests.alignment.test_ppo import make as make_ppo
 
@@ -170,6 +171,18 @@ def test_ppo_trains_it(base: Path, rank: int) -> None:
     assert max(first["logprob_gap_max"], second["logprob_gap_max"]) < 1e-4
     changed = {name for name, parameter in policy.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed == {name for name, _ in trainable(policy)}
+
+
+def test_grpo_trains_it(base: Path, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PPO does, by TRL's trainer."""
+    monkeypatch.setattr(group_trainer, "make_reward", lambda *args, **kwargs: Shorter())
+    stage = test_group_stages.stage_of("grpo", tmp_path, base, lora_rank=rank, num_iterations=2, minibatch_size=16,
+                                       max_new_tokens=8, truncation_reward=0.0)
+    grpo.run(stage)
+    first, second = [line for _, line in test_group_stages.untimed(stage)][:2]
+    assert first["kl_k3"] == 0 < second["kl_k3"]
+    assert max(first["logprob_gap_max"], second["logprob_gap_max"]) < 1e-4
+    assert head_and_body_moved(load_policy(stage.output), base) == (rank == 0, True)
 
 
 @needs_vllm

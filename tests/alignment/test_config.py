@@ -10,7 +10,7 @@ import yaml
 
 from alignment import run, usage
 from alignment.config import RECIPES, RolloutConfig, load
-from alignment.kinds import KINDS, Evaluate, Ppo, Sample, Sft
+from alignment.kinds import KINDS, Evaluate, Grpo, Ppo, Sample, Sft
 from alignment.plan import order
 from alignment.stage import Rollout
 from data.schema import UserError
@@ -109,6 +109,17 @@ def test_advantages_are_compared_one_key_apart() -> None:
     assert stages["ppo_group"] == dataclasses.replace(ppo, advantages="group")
     assert stages["ppo_leave_one_out"] == dataclasses.replace(ppo, group_baseline=True)
     assert stages["sft"] == load(["recipe=ppo_fin"]).stages["sft"]
+
+
+def test_grpo_gets_as_many_samples_as_ppo_and_the_same_chain_before_it() -> None:
+    ours, theirs = load(["recipe=ppo_fin"]).stages, load(["recipe=grpo_fin"]).stages
+    ppo, grpo = ours["ppo"], theirs["grpo"]
+    assert isinstance(ppo, Ppo) and isinstance(grpo, Grpo)
+    for name in ("num_iterations", "num_prompts", "num_samples", "question_pool", "reward_weights", "min_spread",
+                 "minibatch_size", "optimizer", "muon_learning_rate", "schedule", "kl_coefficient", "inputs"):
+        assert getattr(grpo, name) == getattr(ppo, name), name
+    assert {name: theirs[name] for name in ours if name not in ("ppo", "evaluate")} == {
+        name: ours[name] for name in theirs if name not in ("grpo", "evaluate")}
 
 
 def test_the_command_line_wins_over_the_scale_and_the_scale_over_the_recipe() -> None:

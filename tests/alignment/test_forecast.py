@@ -29,7 +29,7 @@ from alignment.config import load
 from alignment.costs import Costs, amount, short
 from alignment.footprint import Rows
 from alignment.forecast import Forecast, Work, checkpoint_bytes, forecasts, longest_rows
-from alignment.kinds import Dpo, Ppo, Sft
+from alignment.kinds import Dpo, Grpo, Ppo, Sft
 from alignment.model_size import Size, from_config, read_size
 from alignment.models import load_tokenizer, save_policy, set_special_tokens
 from alignment.optim import split_parameters
@@ -159,6 +159,15 @@ def test_ppo_counts_the_steps_it_takes(changes: list[str], steps: int) -> None:
         change.partition("=")[0]: change for change in plain + changes}.values()))["ppo"].work.steps == steps
 
 
+@pytest.mark.parametrize(("changes", "steps"), [
+    ([], 34 * 2), (["num_epochs=3"], 34 * 6), (["minibatch_size=64"], 34 * 4)])
+def test_grpo_counts_the_steps_trl_takes(changes: list[str], steps: int) -> None:
+    found = forecast(*(f"grpo.{change}" for change in changes), recipe="grpo_fin")["grpo"].work
+    assert found.steps == steps
+    assert found.generated == (34 * 256 + 2 * 200) * 96
+    assert found.trained == 34 * 256 * 96 * (3 if changes == ["num_epochs=3"] else 1)
+
+
 def test_the_pairs_of_other_data_are_not_the_shipped_ones(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"What is {number} + 1?", "completion": f"#### {number + 1}"}) + "\n"
@@ -214,6 +223,9 @@ def test_memory_follows_the_config() -> None:
     reward_model = peak(Ppo(), reward_model=large()) - peak(Ppo())
     assert reward_model == pytest.approx(weights, rel=0.01)
     assert peak(Ppo()) - peak(Ppo(advantages="group")) == pytest.approx(12 * large().parameters, rel=0.01)
+    assert peak(Grpo(micro_batch_size=8)) < peak(Grpo())  # fewer activations; else what PPO without a critic holds
+    assert peak(Grpo(micro_batch_size=8), reward_model=large()) == pytest.approx(
+        peak(Ppo(advantages="group"), reward_model=large()), rel=0.1)
     vllm = dataclasses.replace(ROWS, rollout={**ROWS.rollout, "engine": "vllm"})
     assert footprint.peak(Ppo(), large(), vllm) >= peak(Ppo())  # type: ignore[operator]
     assert footprint.peak(Ppo(), None, ROWS) is None

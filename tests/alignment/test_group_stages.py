@@ -84,8 +84,8 @@ def untimed(stage: Stage) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_the_policy_learns_to_answer_shortly(kind: str, policy: Path, tmp_path: Path, shorter: None) -> None:
-    stage = stage_of(kind, tmp_path, policy, num_iterations=12, num_prompts=16, question_pool=40, minibatch_size=16, micro_batch_size=8,
-                     eval_every=99, kl_coefficient=0.0)
+    stage = stage_of(kind, tmp_path, policy, num_iterations=10, num_prompts=16, question_pool=40, minibatch_size=16,
+                     learning_rate=6e-3, eval_every=99, dev_examples=1, kl_coefficient=0.0)
     STAGES[kind].run(stage)
     first, *_, last, _ = [line["metrics"] for line in said(stage, "metrics")]
     assert last["length"] < 0.6 * first["length"]
@@ -121,8 +121,8 @@ def our_own(stage: Stage, policy: Path) -> PpoTrainer:
     """PPO with the group's advantages and the settings of a GRPO stage."""
     config: Grpo = stage.config
     same = {name: getattr(config, name) for name in (
-        "num_iterations", "num_prompts", "num_samples", "max_new_tokens", "minibatch_size", "learning_rate", "optimizer",
-        "min_spread", "kl_coefficient", "dual_clip", "importance_cap", "clip_range", "num_epochs",
+        "num_iterations", "num_prompts", "num_samples", "max_new_tokens", "minibatch_size", "learning_rate",
+        "optimizer", "min_spread", "kl_coefficient", "dual_clip", "importance_cap", "clip_range", "num_epochs",
         "entropy_coefficient")}
     ours = Ppo(**same, advantages="group")
     model, tokenizer = load_policy(policy), load_tokenizer(policy)
@@ -132,13 +132,13 @@ def our_own(stage: Stage, policy: Path) -> PpoTrainer:
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"num_epochs": 2, "clip_range": 0.01, "dual_clip": 1.05}, {"min_spread": 0.5, "micro_batch_size": 4},
-    {"importance_cap": 1.5, "optimizer": "muon"}], ids=["plain", "clipped", "spread", "capped"])
+    {"entropy_coefficient": 0.01}, {"num_epochs": 2, "clip_range": 0.01, "dual_clip": 1.05},
+    {"min_spread": 0.5, "micro_batch_size": 4}, {"importance_cap": 1.5, "optimizer": "muon"}],
+    ids=["plain", "clipped", "spread", "capped"])
 def test_grpo_is_ppo_with_the_groups_advantages(changes: dict[str, Any], policy: Path, tmp_path: Path,
                                                 shorter: None) -> None:
     """The same questions, samples, losses and weights, by TRL's trainer and by ours, where a batch is one minibatch."""
-    stage = stage_of("grpo", tmp_path, policy, minibatch_size=16, kl_coefficient=0.1, entropy_coefficient=0.01,
-                     **changes)
+    stage = stage_of("grpo", tmp_path, policy, minibatch_size=16, kl_coefficient=0.1, eval_every=99, **changes)
     grpo.run(stage)
     trainer = our_own(stage, policy)
     pool = question_pool(stage, trainer.tokenizer, trainer.state.policy)
@@ -152,9 +152,8 @@ def test_grpo_is_ppo_with_the_groups_advantages(changes: dict[str, Any], policy:
     trained = load_policy(stage.output)
     for one, other in zip(trained.parameters(), trainer.state.policy.parameters(), strict=True):
         assert torch.allclose(one, other, atol=2e-4)
-    moved = max(float((one - other).abs().max()) for one, other in
-                zip(trained.parameters(), load_policy(policy).parameters(), strict=True))
-    assert moved > 5e-3
+    start = load_policy(policy)
+    assert float((trained.lm_head.weight - start.lm_head.weight).detach().abs().max()) > 5e-3
 
 
 def outputs(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], GroupTrainer]]:
@@ -294,7 +293,7 @@ def finished(stage: Stage, monkeypatch: pytest.MonkeyPatch, *, killed: Sequence[
     return stage
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", [pytest.param("grpo"), pytest.param("rloo", marks=pytest.mark.slow)])
 def test_killed_at_any_iteration_it_ends_as_if_it_had_not_been(kind: str, policy: Path, tmp_path: Path,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minibatches of two micro-batches, twice: a kill within an iteration loses that iteration, whole."""
@@ -305,7 +304,7 @@ def test_killed_at_any_iteration_it_ends_as_if_it_had_not_been(kind: str, policy
         "reward_weights": {"rule": 1.0, "reward_model": 1.0}, "truncation_reward": 0.0, "min_spread": 0.3}
     whole = finished(stage_of(kind, tmp_path / "whole", policy, **config), monkeypatch)
     assert len({line["loss"] for _, line in untimed(whole)[:4]}) == 4
-    for kills in [[("roll", 1)], [("roll", 3)], [("roll", 4), ("roll", 1)], [("save", 2), ("roll", 2)], [("save", 4)]]:
+    for kills in [[("roll", 3)], [("roll", 4), ("roll", 1)], [("save", 2), ("roll", 2)], [("save", 4)]]:
         stage = finished(stage_of(kind, tmp_path / str(kills), policy, **config), monkeypatch, killed=kills)
         assert weights(stage.output) == weights(whole.output), kills
         assert untimed(stage) == untimed(whole), kills
@@ -402,6 +401,7 @@ def test_kinds_say_where_their_numbers_stand() -> None:
     assert (config.steps_per_iteration, config.max_steps, config.batch_size, config.log_every) == (6, 30, 16, 6)
 
 
+@pytest.mark.slow
 def test_vllm_is_not_imported_by_trl() -> None:
     code = ("import sys, alignment.stages.grpo, trl.import_utils as found; "
             "print('vllm' in sys.modules, found.is_vllm_available())")

@@ -14,7 +14,6 @@ from alignment import losses
 from alignment.experience import Batch
 from alignment.kinds import Ppo
 from alignment.ppo import PpoTrainer, check_head
-from alignment.question_pool import draw
 from alignment.ppo_state import Critic, Remembered, new_state
 from alignment.ppo_update import policy_logprobs
 from alignment.question_pool import draw

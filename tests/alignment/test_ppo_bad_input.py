@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.models import load_policy, load_tokenizer, new_model, save_policy
 from alignment import question_pool
+from alignment.models import load_policy, load_tokenizer, new_model, save_policy
 from alignment.stages import ppo
 from data.schema import Question, UserError
 from data.tokenizer import build_tokenizer
