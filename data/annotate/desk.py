@@ -69,12 +69,17 @@ def utc() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def any_seed(task: Task) -> int:
+    """Another one each time, which nobody can foresee."""
+    return secrets.randbelow(2**31)
+
+
 class Desk:
-    """One database and the clock it is worked by."""
+    """One database, the clock it is worked by, and the chance that orders the answers of an assignment."""
 
     def __init__(self, database: Database, *, clock: Callable[[], datetime.datetime] = utc,
-                 lease: datetime.timedelta = LEASE) -> None:
-        self.database, self.clock, self.lease = database, clock, lease
+                 lease: datetime.timedelta = LEASE, seed_of: Callable[[Task], int] = any_seed) -> None:
+        self.database, self.clock, self.lease, self.seed_of = database, clock, lease, seed_of
 
     @classmethod
     def open(cls, place: str, *, create: bool = True) -> Desk:
@@ -267,7 +272,7 @@ class Desk:
 
     def _turn(self, annotator: Annotator, batch: str | None = None) -> Turn:
         moment = self.clock()
-        return Turn(annotator, stamp(moment), stamp(moment + self.lease), batch, UI_VERSION)
+        return Turn(annotator, stamp(moment), stamp(moment + self.lease), self.seed_of, batch, UI_VERSION)
 
     def _row(self, connection: Connection, annotator: Annotator, assignment: str) -> Any:
         """The database row of a person's assignment."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, func, or_, select, update
@@ -32,6 +31,7 @@ class Turn:
     annotator: Annotator
     moment: str
     until: str
+    seed_of: Callable[[Task], int]  # draws the order in which an assignment shows its answers
     batch: str | None = None  # None = any
     ui_version: str = ""
 
@@ -92,7 +92,7 @@ def _renew(connection: Connection, assignment: Assignment, turn: Turn) -> Assign
 def assign(connection: Connection, task: Task, turn: Turn) -> Assignment:
     """Lends a task, its answers in an order drawn for this assignment alone."""
     batch = get(connection, Batch, task.batch_id)
-    seed = secrets.randbelow(2**31)
+    seed = turn.seed_of(task)
     shown = batch.suggestions == "shown" and connection.execute(
         select(exists().where(SUGGESTIONS.c.task_id == task.id))).scalar_one()
     assignment = Assignment(

@@ -1,6 +1,6 @@
 """Simulated human annotators of finance answers, and the small file of their pairs that ships with the package.
 
-    python -m data.finance.annotators OUT.jsonl
+    python -m tests.data.annotate.simulated OUT.jsonl     lets them work at the annotator's desk, and exports the file
 
 Nobody made these preferences. An annotator is shown a right and a corrupted solution in random order and prefers the
 right one, but errs at a stated rate. The file exists so that the path of human pairs runs every time; each row says
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import sys
 from pathlib import Path
 from typing import Literal
 
 from data.finance.errors import corrupt
 from data.finance.generator import questions, solution_text
-from data.rows import write_rows
 from data.schema import PreferencePair, Question, content_id
 
 SHIPPED = Path(__file__).parent / "simulated_pairs.jsonl"
@@ -55,17 +53,3 @@ def simulated_pairs(count: int = COUNT, *, seed: int = SEED) -> list[PreferenceP
     asked = questions("train", count=count, seed=seed)
     return [compare(question, ANNOTATORS[index % len(ANNOTATORS)], random.Random(f"annotate:{seed}:{question.id}"))
             for index, question in enumerate(asked)]
-
-
-def main(argv: list[str]) -> int:
-    """Exit codes: 0 written, 2 no single path given."""
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print("usage: python -m data.finance.annotators OUT.jsonl\n\nWrites the simulated preference pairs.",
-              file=sys.stdout if argv[:1] in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    write_rows(argv[0], simulated_pairs())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

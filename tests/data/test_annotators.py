@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data.finance.annotators import ANNOTATORS, COUNT, SHIPPED, main, simulated_pairs
+from data.finance.annotators import ANNOTATORS, COUNT, SHIPPED, simulated_pairs
 from data.finance.generator import questions, solution_text
 from data.finance.kinds import split_of
-from data.rows import read_rows
+from data.rows import read_rows, write_rows
 from data.schema import PreferencePair
 from reward.rule import verify
 
@@ -25,10 +25,11 @@ def within(errors: int, count: int, rate: float) -> bool:
     return abs(errors - rate * count) <= 3.5 * math.sqrt(count * rate * (1 - rate))
 
 
-def test_the_shipped_file_is_what_the_command_makes(tmp_path: Path) -> None:
-    assert main([str(tmp_path / "out.jsonl")]) == 0
+def test_the_shipped_file_is_what_the_annotators_decide(tmp_path: Path) -> None:
+    """And what the desk exports when they work at it: tests/data/annotate/test_simulated.py."""
+    write_rows(tmp_path / "out.jsonl", simulated_pairs())
     assert (tmp_path / "out.jsonl").read_bytes() == SHIPPED.read_bytes(), (
-        f"the generator has changed; run `python -m data.finance.annotators {SHIPPED}`")
+        f"the generator has changed; run `python -m tests.data.annotate.simulated {SHIPPED}`")
     assert SHIPPED.stat().st_size < 400_000
 
 
@@ -70,8 +71,3 @@ def test_all_kinds_of_error_are_there(pairs: list[PreferencePair]) -> None:
 def test_the_same_seed_gives_the_same_pairs_and_another_gives_others() -> None:
     assert simulated_pairs(30) == simulated_pairs(30)
     assert simulated_pairs(30, seed=1) != simulated_pairs(30)
-
-
-def test_the_command_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2 and "usage" in capsys.readouterr().err
-    assert main(["--help"]) == 0 and "usage" in capsys.readouterr().out
