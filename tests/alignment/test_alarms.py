@@ -261,6 +261,8 @@ def test_a_recipe_says_what_differs_and_yaml_may_spell_off_bare(tmp_path: Any) -
     ppo = load(["recipe=mine", "ppo.alarms.entropy=off"], config_dirs=[str(tmp_path)]).stages["ppo"]
     assert isinstance(ppo, Ppo)
     assert ppo.alarms == ALARMS | {"kl": "rollback", "length": "off", "entropy": "off"}
+    tiny = load(["recipe=ppo_fin", "scale=tiny"]).stages["ppo"]
+    assert isinstance(tiny, Ppo) and tiny.alarms == ALARMS | {"truncation": "off"}
 
 
 def test_only_what_can_change_the_weights_is_part_of_a_stages_identity() -> None:
