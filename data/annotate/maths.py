@@ -31,8 +31,8 @@ _ELEMENTS = frozenset(("math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfr
                        "mphantom", "menclose", "mmultiscripts", "mprescripts", "none", "merror"))
 _ATTRIBUTES = frozenset(("display", "displaystyle", "scriptlevel", "stretchy", "fence", "form", "separator", "accent",
                          "accentunder", "linethickness", "movablelimits", "largeop", "mathvariant", "minsize",
-                         "maxsize", "width", "height", "depth", "lspace", "rspace", "voffset", "columnalign", "rowspacing",
-                         "columnspacing", "columnlines", "rowlines", "notation"))
+                         "maxsize", "width", "height", "depth", "lspace", "rspace", "voffset", "columnalign",
+                         "rowspacing", "columnspacing", "columnlines", "rowlines", "notation"))
 _VALUE = regex.compile(  # none that leaves its place: a few em at most
     r"[a-z\- ]{1,40}|(?:-?0?\.|\d\.)\d{1,4}(?:em|ex)?|\d{1,3}%?|\dem|(?:\d(?:\.\d+)?em ?){1,12}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from alignment.models import load_policy, load_tokenizer, save_policy, set_speci
 from alignment.origin import EMBEDDED
 from alignment.rollout import Sampling, TransformersEngine, VllmEngine
 from alignment.stages import dpo, grpo, reward_model, sft
+from data.schema import Completion, Question
+from reward import Scores, Span
 from reward.model import RewardModel
 from tests.alignment import test_dpo, test_group_stages, test_reward_model_stage, test_training_stages
 from tests.alignment.test_ppo import Shorter, prompts, train
@@ -173,9 +176,17 @@ def test_ppo_trains_it(base: Path, rank: int) -> None:
     assert changed == {name for name, _ in trainable(policy)}
 
 
+class OddStart:
+    """Pays completions that begin with an odd token: the scores of a group differ, also where all are cut off."""
+
+    def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> Scores:
+        spans = [[Span(0, len(row.text), 1.0)] if row.text and row.token_ids[0] % 2 else [] for row in completions]
+        return Scores([0.0] * len(completions), {"rule": [float(bool(span)) for span in spans]}, spans)
+
+
 def test_grpo_trains_it(base: Path, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PPO does, by TRL's trainer."""
-    monkeypatch.setattr(group_trainer, "make_reward", lambda *args, **kwargs: Shorter())
+    monkeypatch.setattr(group_trainer, "make_reward", lambda *args, **kwargs: OddStart())
     stage = test_group_stages.stage_of("grpo", tmp_path, base, lora_rank=rank, num_iterations=2, minibatch_size=16,
                                        max_new_tokens=8, truncation_reward=0.0)
     grpo.run(stage)

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
          "--hide-scrollbars", "--lang=en")
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0  # on a machine that is busy with other things
 WATCH = """
 window.pointers = 0; window.failures = [];
 for (const name of ["mousedown", "pointerdown", "touchstart"]) {
@@ -190,6 +190,12 @@ class Browser:
     def task(self, *, after: str | None = None) -> str:
         """The task on the screen, once it is another one than `after`."""
         return str(self.until(lambda: self.assignment not in (None, after) and self.assignment, "another task"))
+
+    def sign_in_again(self, name: str) -> None:
+        """Signs in where the browser has forgotten who is there."""
+        self.until(lambda: self.js("return document.readyState") == "complete", "the page")
+        if self.js("return document.getElementById('pseudonym') !== null"):
+            self.sign_in(name)
 
     def sign_in(self, name: str) -> None:
         self.until(lambda: self.js("return document.activeElement.id") == "pseudonym", "the sign-in")

@@ -1,4 +1,4 @@
-"""A real browser works the desk with the keyboard alone: every kind of task, undo, composed Chinese, lost servers, kills."""
+"""A real browser works the desk with the keyboard alone: every kind of task, undo, Chinese, lost servers, kills."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import collections
 import json
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from data.annotate.cli import main
 from data.annotate.desk import Desk
 from data.annotate.records import Decision, Snapshot
-from tests.data.annotate.browser import ROOT, Browser, Server, chromium, import_rows
+from tests.data.annotate.browser import Browser, Server, chromium, import_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 EVIDENCE = "| | 2025 | 2024 |\n|---|--:|--:|\n| Revenue | 1,452.4 | 1,146.2 |\n| Gross profit | 549.3 | 397.6 |"
 RIGHT = "Margin 2024: 397.6 / 1,146.2 = 34.7%\nMargin 2025: 549.3 / 1,452.4 = 37.8%\nAnswer: 3.1 points"
@@ -69,8 +68,8 @@ def text_of(database: Path, candidate: str | None) -> str:
 
 def letter_of(browser: Browser, text: str) -> str:
     """The letter under which an answer is shown."""
-    found = browser.js("return [...document.querySelectorAll('.answer')].find((e) => e.innerText.includes(arguments[0]))"
-                       "?.dataset.slot", text)
+    found = browser.js("return [...document.querySelectorAll('.answer')]"
+                       ".find((e) => e.innerText.includes(arguments[0]))?.dataset.slot", text)
     assert found, f"no answer shows {text!r}"
     return str(found)
 
@@ -90,7 +89,7 @@ def send(browser: Browser, *keys: str) -> str:
     return browser.assignment or ""
 
 
-# ---------------------------------------------------------------------------------------------------- every kind of task
+# --------------------------------------------------------------------------------------------------- every kind of task
 
 
 def test_every_kind_of_task_by_keyboard_then_undo_after_a_restart_then_export(database: Path, profile: Path) -> None:
@@ -208,8 +207,7 @@ def check_decisions(database: Path) -> None:
 
 def check_export(database: Path) -> None:
     out = database.with_name("pairs.jsonl")
-    subprocess.run([sys.executable, "-m", "data.annotate", "export", str(out), "--db", str(database)], cwd=ROOT, check=True,
-                   capture_output=True)
+    assert main(["export", str(out), "--db", str(database)]) == 0
     exported = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     chosen = {row["chosen"] if isinstance(row["chosen"], str) else row["chosen"][-1]["content"] for row in exported}
     assert {RIGHT, "毛利率是四成（40%）", "good"} <= chosen
@@ -222,7 +220,7 @@ def keydown(browser: Browser, code: str, **fields: Any) -> None:
     """A keydown that only a script can make, on what has the focus."""
     browser.js("""
         const [code, fields] = arguments;
-        const event = new KeyboardEvent("keydown", { code, key: "Process", bubbles: true, cancelable: true, ...fields });
+        const event = new KeyboardEvent("keydown", { code, key: "Process", bubbles: true, ...fields });
         if (fields.keyCode) Object.defineProperty(event, "keyCode", { value: fields.keyCode });
         document.activeElement.dispatchEvent(event);""", code, fields)
 
@@ -235,7 +233,8 @@ def test_while_an_input_method_composes_nothing_fires(database: Path, profile: P
         browser.press("a", "2", "n")
         browser.cdp("Input.imeSetComposition", text="liyou", selectionStart=5, selectionEnd=5)
         for code in ("Enter", "Escape", "KeyT", "KeyS", "KeyU"):
-            browser.cdp("Input.dispatchKeyEvent", type="rawKeyDown", key="Process", code=code, windowsVirtualKeyCode=229)
+            browser.cdp("Input.dispatchKeyEvent", type="rawKeyDown", key="Process", code=code,
+                        windowsVirtualKeyCode=229)
             keydown(browser, code, isComposing=True)
         assert browser.focus().startswith("TEXTAREA#rationale")
         browser.cdp("Input.insertText", text="理由")
@@ -248,8 +247,10 @@ def test_while_an_input_method_composes_nothing_fires(database: Path, profile: P
         # what comes just after the composition has ended belongs to the input method still
         browser.js("document.dispatchEvent(new CompositionEvent('compositionstart', {bubbles: true}))")
         keydown(browser, "KeyT")
-        browser.js("""document.dispatchEvent(new CompositionEvent('compositionend', {bubbles: true}));
-            document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {code: 'Enter', key: 'Enter', bubbles: true}))""")
+        browser.js("""
+            document.dispatchEvent(new CompositionEvent("compositionend", {bubbles: true}));
+            const enter = new KeyboardEvent("keydown", {code: "Enter", key: "Enter", bubbles: true});
+            document.activeElement.dispatchEvent(enter);""")
         assert browser.assignment == task and pressed(browser) == ["prefer_a", "better"]
 
         # outside text fields keys work with the input method on: it sends 229 for them, and the place of the key
@@ -263,7 +264,8 @@ def test_while_an_input_method_composes_nothing_fires(database: Path, profile: P
 
 def pressed(browser: Browser) -> list[str]:
     """The verdict's buttons that are down."""
-    return list(browser.js("return [...document.querySelectorAll('.first [aria-pressed=true]')].map((e) => e.dataset.action)"))
+    return list(browser.js("return [...document.querySelectorAll('.first [aria-pressed=true]')]"
+                           ".map((e) => e.dataset.action)"))
 
 
 def test_no_key_acts_while_one_types_and_none_that_is_the_browsers(database: Path, profile: Path) -> None:
@@ -283,14 +285,15 @@ def test_no_key_acts_while_one_types_and_none_that_is_the_browsers(database: Pat
         browser.sees("Choose first", "#said")
         browser.press("a", "Enter")
         browser.sees("How much better?", "#said")
-        browser.js("document.dispatchEvent(new KeyboardEvent('keydown', {code: 'Digit2', repeat: true, bubbles: true}))")
+        keydown(browser, "Digit2", repeat=True)
         assert (browser.assignment, pressed(browser)) == (task, ["prefer_a"])
 
 
-# ------------------------------------------------------------------------------------------------------- nothing is lost
+# ------------------------------------------------------------------------------------------------------ nothing is lost
 
 
-def test_a_killed_browser_loses_no_judgment_and_its_draft_comes_back(database: Path, profile: Path, tmp_path: Path) -> None:
+def test_a_killed_browser_loses_no_judgment_and_its_draft_comes_back(database: Path, profile: Path,
+                                                                     tmp_path: Path) -> None:
     import_rows(database, pairs(4))
     with Server(database) as server:
         browser = Browser(server.url, profile)
@@ -305,8 +308,7 @@ def test_a_killed_browser_loses_no_judgment_and_its_draft_comes_back(database: P
         assert len(standing(database)) == 1
         for place in (profile, tmp_path / "another machine"):
             with Browser(server.url, place) as again:
-                if place != profile:
-                    again.sign_in("anna")
+                again.sign_in_again("anna")  # the cookie of a moment ago may not have reached the disk
                 again.until(lambda b=again: b.assignment == second, "the task")
                 assert pressed(again) == ["prefer_b", "much"]
                 assert again.js("return document.getElementById('rationale').value") == "half a thought, 想到一半"
@@ -314,9 +316,7 @@ def test_a_killed_browser_loses_no_judgment_and_its_draft_comes_back(database: P
 
 def test_a_lost_server_is_told_and_the_judgment_arrives_once(database: Path, profile: Path) -> None:
     import_rows(database, pairs(3))
-    server = Server(database)
-    server.start()
-    with Browser(server.url, profile) as browser:
+    with Server(database) as server, Browser(server.url, profile) as browser:
         browser.sign_in("anna")
         task = browser.task()
         browser.press("a", "2")
@@ -328,13 +328,11 @@ def test_a_lost_server_is_told_and_the_judgment_arrives_once(database: Path, pro
         time.sleep(2)
         assert "kept in this browser" in browser.text("#lost")
         assert browser.js("return document.querySelector('.task').dataset.assignment") == task
-        browser.driver.refresh if False else None
         server.start()
         browser.task(after=task)
         browser.until(lambda: not browser.text("#lost"), "the banner to go")
         [only] = snapshot(database).judgments
         assert (only.decision.rationale, only.decision.strength) == ("written without a server", 2)
-    server.end()
 
 
 def test_a_judgment_whose_answer_was_lost_is_sent_again_after_a_reload(database: Path, profile: Path) -> None:
@@ -364,7 +362,8 @@ $\\text{<img src=x onerror=window.hit=5>}$ price 5\u202e00 \u0007 \u2066hidden\u
 
 
 def test_hostile_answers_are_inert(database: Path, profile: Path) -> None:
-    import_rows(database, rows("Is <b>this</b> <script>window.hit = 6</script> safe?", HOSTILE, "x" * 300_000, evidence=HOSTILE))
+    import_rows(database, rows("Is <b>this</b> <script>window.hit = 6</script> safe?", HOSTILE, "x" * 300_000,
+                               evidence=HOSTILE))
     with Server(database) as server, Browser(server.url, profile) as browser:
         browser.sign_in("anna")
         browser.task()
@@ -372,8 +371,8 @@ def test_hostile_answers_are_inert(database: Path, profile: Path) -> None:
             browser.press(*view)
             browser.sees("U+202E", ".answers")
             assert browser.js("return window.hit ?? null") is None
-            assert browser.js("return document.querySelectorAll('main script, main img, main a[href], main style, main iframe,"
-                              " main [onerror], main [style]').length") == 0
+            assert browser.js("return document.querySelectorAll('main script, main img, main a[href], main style,"
+                              " main iframe, main [onerror], main [style]').length") == 0
         assert "U+0007" in browser.text(".answers") and "U+2066" in browser.text(".evidence")
         assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
         loaded = browser.js("return performance.getEntriesByType('resource').map((e) => e.name)")
@@ -400,8 +399,8 @@ def test_five_megabytes_come_in_parts_and_the_page_stays_quick(database: Path, p
         browser.until(lambda: min(browser.js(tops)) > 50, "both to scroll")
         browser.until(lambda: max(browser.js(tops)) - min(browser.js(tops)) < 30, "both to scroll alike")
         browser.press("v")
-        browser.until(lambda: browser.js("return [...document.querySelectorAll('.differences mark')].map((e) => e.innerText)")
-                      in (["Line", "Row"], ["Row", "Line"]), "the differences")
+        differs = "return [...document.querySelectorAll('.differences mark')].map((e) => e.innerText).sort()"
+        browser.until(lambda: browser.js(differs) == ["Line", "Row"], "the differences")
         browser.sees("characters are compared", "#said")
         send(browser, "t", "Enter")
 
@@ -452,7 +451,8 @@ def test_keys_language_and_colours_are_the_annotators_own(database: Path, profil
             assert pressed(browser) == ["tie"] and browser.text('.first [data-action="tie"] kbd') == "Z"
             browser.press("h", "h", "y")
             browser.sees("哪个回答更好", "#kind")
-            assert browser.js("return [document.documentElement.lang, document.documentElement.dataset.theme]") == ["zh-CN", "dark"]
+            root = "return [document.documentElement.lang, document.documentElement.dataset.theme]"
+            assert browser.js(root) == ["zh-CN", "dark"]
             browser.press("g")
             browser.sees("准则", "#dialog-guideline")
             browser.press("Escape")
@@ -484,7 +484,8 @@ def test_the_page_is_reached_by_tab_told_to_screen_readers_and_zooms(database: P
         reached: list[str] = []
         for _ in range(60):
             browser.press("Tab")
-            name = browser.js("const e = document.activeElement; return e.dataset?.action ?? e.dataset?.slot ?? e.className")
+            name = browser.js("const e = document.activeElement;"
+                              " return e.dataset?.action ?? e.dataset?.slot ?? e.className")
             outline = browser.js("return getComputedStyle(document.activeElement).outlineWidth")
             assert name in ("", None) or outline in ("3px", "2px"), (name, outline)
             reached.append(str(name))
@@ -501,13 +502,14 @@ def test_the_page_is_reached_by_tab_told_to_screen_readers_and_zooms(database: P
 
         browser.cdp("Emulation.setDeviceMetricsOverride", width=640, height=450, deviceScaleFactor=2, mobile=False)
         assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
-        lost = browser.js("""return [...document.querySelectorAll('main button, header button')].filter((e) => !e.hidden
-            && e.offsetParent && (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1))
-            .map((e) => e.innerText)""")
+        lost = browser.js("""
+            const out = (box) => box.right > innerWidth + 1 || box.left < -1;
+            return [...document.querySelectorAll("main button, header button")]
+              .filter((e) => e.offsetParent && out(e.getBoundingClientRect())).map((e) => e.innerText);""")
         assert lost == []
 
 
-# --------------------------------------------------------------------------------------------------------------- speed
+# ---------------------------------------------------------------------------------------------------------------- speed
 
 
 @pytest.fixture
@@ -523,7 +525,9 @@ def test_the_next_task_is_there_at_once(worn: Server, profile: Path, database: P
         browser.task()
         browser.js("""window.times = [];
             const main = document.getElementById("main");
-            document.addEventListener("keydown", (event) => { if (event.code === "Enter") window.begun = performance.now(); }, true);
+            document.addEventListener("keydown", (event) => {
+              if (event.code === "Enter") window.begun = performance.now();
+            }, true);
             new MutationObserver(() => requestAnimationFrame(() => window.times.push(performance.now() - window.begun)))
               .observe(main, { childList: true });""")
         for n in range(20):

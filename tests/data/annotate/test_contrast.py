@@ -13,9 +13,10 @@ STATIC = Path(data.annotate.__file__).parent / "static"
 CSS = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("desk.css", "text.css"))
 GROUNDS = ("page", "card", "raised")
 TEXTS = [(text, ground) for ground in GROUNDS for text in ("ink", "soft", "accent-ink", "good", "bad", "warn")]
-TEXTS += [("soft", "bad-soft"), ("ink", "bad-soft"), ("ink", "accent-soft"), ("soft", "accent-soft"), ("accent-ink", "accent-soft"),
-          ("good", "good-soft"), ("bad", "bad-soft"), ("warn", "warn-soft"), ("on-mark", "mark"), ("ink", "cap"), ("soft", "cap"),
-          ("on-accent", "accent"), ("on-accent", "accent-ink"), ("page", "ink")]
+TEXTS += [("soft", "bad-soft"), ("ink", "bad-soft"), ("ink", "accent-soft"), ("soft", "accent-soft"),
+          ("accent-ink", "accent-soft"), ("good", "good-soft"), ("bad", "bad-soft"), ("warn", "warn-soft"),
+          ("on-mark", "mark"), ("ink", "cap"), ("soft", "cap"), ("on-accent", "accent"), ("on-accent", "accent-ink"),
+          ("page", "ink")]
 EDGES = [(edge, ground) for ground in GROUNDS for edge in ("edge", "accent")]
 
 
@@ -62,7 +63,8 @@ def test_edges_and_focus_can_be_seen(theme: dict[str, str]) -> None:
 
 def test_every_rule_that_sets_text_and_ground_is_among_those_checked() -> None:
     for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", CSS):
-        text, ground = (re.search(rf"(?:^|[;\s]){name}:\s*var\(--([\w-]+)\)", body) for name in ("color", "background(?:-color)?"))
+        text, ground = (re.search(rf"(?:^|[;\s]){name}:\s*var\(--([\w-]+)\)", body)
+                        for name in ("color", "background(?:-color)?"))
         if text and ground:
             assert (text[1], ground[1]) in TEXTS, selector.strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 
@@ -54,7 +55,8 @@ def test_the_edit_is_the_shortest() -> None:
         a, b = ([draw.choice("abc") for _ in range(draw.randrange(14))] for _ in range(2))
         kept = common(a, b)
         assert kept is not None and len(kept) == longest(a, b)
-        assert all(a[i] == b[j] for i, j in kept) and all(one < other for one, other in zip(kept, kept[1:], strict=False))
+        assert all(a[i] == b[j] for i, j in kept)
+        assert all(i < x and j < y for (i, j), (x, y) in itertools.pairwise(kept))
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

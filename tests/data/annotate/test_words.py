@@ -36,7 +36,7 @@ def test_every_action_has_a_key_a_word_and_something_to_do() -> None:
     for action in keymap.ACTIONS:
         assert words("en")[f"do.{action.name}"] and action.key
         assert re.search(rf"\b{re.sub('_[0-9a-f]+$', '_', action.name)}", SCRIPTS), action.name
-    assert {action.name for action in keymap.ACTIONS} >= {"prefer_a", "tie", "both_bad", "skip", "flag", "undo", "submit"}
+    assert {action.name for action in keymap.ACTIONS} >= {"prefer_a", "tie", "both_bad", "skip", "undo", "submit"}
 
 
 def test_a_clash_of_keys_is_found_within_a_kind_alone() -> None:
