@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from data.schema import UserError
 
 COMMANDS = {  # name -> its module, what it does
-    "serve": ("data.annotate.serving", "open the desk in a browser, on 127.0.0.1"),
-    "import": ("data.annotate.importing", "bring in answers to be judged"),
-    "export": ("data.annotate.reporting", "write preference pairs under a stated policy"),
-    "agreement": ("data.annotate.reporting", "agreement of people and with AI judges, and each annotator's numbers"),
-    "verify": ("data.annotate.keeping", "check that nothing was changed behind the desk's back"),
-    "invite": ("data.annotate.keeping", "a personal link for somebody on another machine, or for an adjudicator"),
+    "serve": ("serving", "open the desk in a browser, on 127.0.0.1"),
+    "import": ("importing", "bring in answers to be judged"),
+    "export": ("reporting", "write preference pairs under a stated policy"),
+    "agreement": ("reporting", "agreement of people and with AI judges, and each annotator's numbers"),
+    "verify": ("keeping", "check that nothing was changed behind the desk's back"),
+    "invite": ("keeping", "a personal link for somebody on another machine, or for an adjudicator"),
 }
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "python -m data.an
               file=sys.stderr)
         return 2
     module_name, meaning = COMMANDS[arguments[0]]
-    add_arguments, run = importlib.import_module(module_name).COMMANDS[arguments[0]]
+    add_arguments, run = importlib.import_module(f"data.annotate.{module_name}").COMMANDS[arguments[0]]
     parser = argparse.ArgumentParser(prog=f"{program} {arguments[0]}", allow_abbrev=False,
                                      description=f"{meaning[0].upper()}{meaning[1:]}.")
     add_arguments(parser)

@@ -119,7 +119,8 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], *, parquet: bool) ->
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.Table.from_pylist(list(rows))
+    columns = dict.fromkeys((name for row in rows for name in row), "")  # `prefix` is in the rows of steps alone
+    table = pyarrow.Table.from_pylist([{**columns, **row} for row in rows])
     typed = [pyarrow.field(field.name, pyarrow.string()) if pyarrow.types.is_null(field.type) else field
              for field in table.schema]
     pyarrow.parquet.write_table(table.cast(pyarrow.schema(typed)), path)

@@ -29,7 +29,7 @@ def write_model(folder: Path, vocabulary: dict[str, int] = VOCABULARY, weights: 
 def write_artifact(kind: str, output: Path, weights: str) -> None:
     row = json.dumps({"operand_key": "train-1", "prompt": "1 + 1?"}) + "\n"
     match kind:
-        case "pretrain" | "sft" | "ppo" | "dpo" | "reward_model":
+        case "pretrain" | "sft" | "ppo" | "grpo" | "rloo" | "dpo" | "reward_model":
             write_model(output, weights=weights)
             if kind == "reward_model":
                 (output / "reward.json").write_text("{}")
