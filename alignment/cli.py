@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
 from alignment import chat, compare, export, repro, run, storekeeper
+from data.annotate import cli as annotate
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (run.main, "run a recipe's chain"),
+    "annotate": (functools.partial(annotate.main, program="finalign annotate"), "the annotator's desk"),
     "repro": (repro.main, "check what a run left"),
     "chat": (chat.main, "talk to a model, or put models side by side"),
     "compare": (compare.main, "the evaluations of any runs in one table"),
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: finalign COMMAND [ARGUMENTS]\n")
         for name, (_, meaning) in COMMANDS.items():
-            print(f"  {name:8}{meaning}; finalign {name} --help")
+            print(f"  {name:9}{meaning}; finalign {name} --help")
         return 0 if arguments else 2
     if arguments[0] not in COMMANDS:
         print(f"error: finalign {arguments[0]}: there is no such command; there is {', '.join(COMMANDS)}",
