@@ -254,7 +254,7 @@ def test_while_an_input_method_composes_nothing_fires(database: Path, profile: P
         assert browser.assignment == task and pressed(browser) == ["prefer_a", "better"]
 
         # outside text fields keys work with the input method on: it sends 229 for them, and the place of the key
-        time.sleep(0.2)
+        time.sleep(1)
         keydown(browser, "KeyT", keyCode=229)
         assert pressed(browser) == ["tie"]
         keydown(browser, "Enter", keyCode=229)
