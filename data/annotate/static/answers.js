@@ -63,17 +63,12 @@ export class Answers {
     }
   }
 
+  /** The view, in all of the task or in a part that has come. */
   apply(root) {
-    const { view } = this;
-    for (const each of root.querySelectorAll(".answer .rendered, .content > .rendered")) each.hidden = view !== "rendered";
-    for (const each of root.querySelectorAll(".answer .written, .content > .written")) each.hidden = view !== "written";
-    if (root !== this.node) {
-      for (const each of root.querySelectorAll(":scope > .rendered")) each.hidden = view !== "rendered";
-      for (const each of root.querySelectorAll(":scope > .written")) each.hidden = view !== "written";
-      return;
-    }
-    for (const each of root.querySelectorAll(".source > .differences")) each.hidden = view !== "differences";
-    for (const each of root.querySelectorAll(".source > .part")) each.hidden = view === "differences";
+    for (const each of root.querySelectorAll(".answer .rendered")) each.hidden = this.view !== "rendered";
+    for (const each of root.querySelectorAll(".answer .written")) each.hidden = this.view !== "written";
+    for (const each of root.querySelectorAll(".source > .differences")) each.hidden = this.view !== "differences";
+    for (const each of root.querySelectorAll(".source > .part")) each.hidden = this.view === "differences";
   }
 
   /** The others scroll along, each by the same share of its length. */

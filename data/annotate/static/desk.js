@@ -3,6 +3,7 @@
 import { Lost, Refused, html, listen, pageActions, post, preferences, uuid, w } from "./page.js";
 import { actionOf, isComposing, isField, learnLayout, writeCaps } from "./keys.js";
 import { Answers } from "./answers.js";
+import { elapsed, startClock } from "./clock.js";
 import { Dialogs } from "./dialogs.js";
 import { Marks } from "./marks.js";
 import { Keeper, outbox, restored } from "./work.js";
@@ -85,17 +86,6 @@ const desk = {
 
 const dialogs = new Dialogs(desk);
 
-// ------------------------------------------------------------------------------------------------------------- time
-
-let since = null; // when the task came into sight
-
-function elapsed() {
-  const now = performance.now();
-  const more = since === null ? 0 : now - since;
-  since = document.visibilityState === "visible" ? now : null;
-  return Math.round((desk.work?.elapsed_ms ?? 0) + more);
-}
-
 document.addEventListener("visibilitychange", () => {
   if (!desk.work) return;
   desk.work.elapsed_ms = elapsed();
@@ -133,10 +123,11 @@ function show(task, text) {
   const node = holder.content.querySelector(".task");
   writeCaps(node);
   desk.node = node;
-  [desk.task, desk.work, desk.isSending, since] = [task, restored(task), false, null];
-  elapsed();
+  [desk.task, desk.work, desk.isSending] = [task, restored(task), false];
+  startClock(desk.work.elapsed_ms);
   desk.keeper.follow(task, desk.work);
   node.tabIndex = -1;
+  node.setAttribute("aria-labelledby", "kind");
   get("main").replaceChildren(node);
   get("main").removeAttribute("aria-busy");
   get("kind").textContent = w(`kind.${task.kind}`);
@@ -148,6 +139,7 @@ function show(task, text) {
   node.focus({ preventScroll: true });
   desk.show();
   KINDS[task.kind].begin?.(desk);
+  if (task.revises) desk.tell(w("said.revising"));
   window.scrollTo(0, 0);
 }
 
@@ -217,12 +209,9 @@ async function deliver() {
     outbox.put(null);
     desk.isSending = false;
     if (desk.node) desk.node.inert = false;
-    if (["already_judged", "conflict", "not_found"].includes(error.code)) {
-      desk.refuse(w("said.other_window"));
-      await begin();
-    } else {
-      desk.refuse(w("said.refused", error.message));
-    }
+    const isElsewhere = ["already_judged", "conflict", "not_found"].includes(error.code);
+    desk.refuse(isElsewhere ? w("said.other_window") : w("said.refused", error.message));
+    if (isElsewhere || !desk.task) await begin();
   }
 }
 
@@ -270,7 +259,7 @@ const actions = {
   submit, undo,
   skip: () => dialogs.ask("skip"),
   flag: () => dialogs.ask("flag"),
-  tags: () => desk.task.error_tags.length && dialogs.tags(),
+  tags: () => (desk.task.error_tags.length ? dialogs.tags() : desk.refuse(w("tags.none"))),
   reason: () => write(desk, "reason"),
   rewrite: () => write(desk, "rewrite"),
   mark: () => desk.marks.toggle(),

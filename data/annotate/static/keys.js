@@ -68,7 +68,7 @@ export const cap = (name) => label(keysNow()[name]);
 export function writeCaps(root) {
   for (const key of root.querySelectorAll("kbd[data-key]")) {
     key.textContent = cap(key.dataset.key);
-    key.closest("button")?.setAttribute("aria-keyshortcuts", cap(key.dataset.key));
+    key.closest("button")?.setAttribute("aria-keyshortcuts", keysNow()[key.dataset.key].replace(/Key|Digit/, ""));
   }
 }
 

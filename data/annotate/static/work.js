@@ -9,7 +9,7 @@ const AGAIN_MS = 3000; // after the server did not answer
 const place = (assignment) => `desk.draft.${data.person}.${assignment}`;
 
 const EMPTY = { outcome: null, preferred: null, strength: 0, ranks: {}, ratings: {}, steps: [], corrections: [],
-  correction_declined: false, rewrite: null, rationale: "", tags: [], spans: [], elapsed_ms: 0, at: 0 };
+  correction_declined: false, rewrite: null, rationale: "", tags: [], spans: [], elapsed_ms: 0, at: 0, revises: null };
 
 function local(assignment) {
   try {
@@ -19,13 +19,15 @@ function local(assignment) {
   }
 }
 
-/** The newer of the two drafts of a task, or an empty one. */
+/** The newer of the two drafts of a task, or an empty one. A judgment that was taken back comes from the server alone. */
 export function restored(task) {
   const [here, there] = [local(task.id), task.draft];
-  const draft = here && here.at > (there?.at ?? 0) ? here : there;
+  const isCurrent = here && (here.revises ?? null) === task.revises && here.at > (there?.at ?? 0);
+  const draft = isCurrent ? here : there;
   const work = structuredClone(EMPTY);
   for (const name of Object.keys(EMPTY)) if (draft?.[name] != null) work[name] = structuredClone(draft[name]);
   if (draft?.ranking && !draft.ranks) draft.ranking.forEach((group, i) => group.forEach((slot) => { work.ranks[slot] = i + 1; }));
+  work.revises = task.revises;
   if (work.outcome === "skip" || work.outcome === "flag") work.outcome = null;
   if (task.kind === "stepwise" && work.steps.length !== task.steps.length) {
     work.steps = task.steps.map((_, step) => ({ step, rating: null, tag: null, note: "" }));

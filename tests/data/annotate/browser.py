@@ -29,6 +29,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from data.annotate.cli import main
+from data.annotate.records import Decision
+from tests.data.annotate.desk_opened import look
 
 ROOT = Path(__file__).parents[3]
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -48,6 +50,10 @@ addEventListener("securitypolicyviolation", (event) => {
 """  # what went wrong in the page is told to the test
 SPECIAL = {name: getattr(Keys, name.upper()) for name in ("Enter", "Escape", "Tab", "Backspace", "Space")} | {
     "Down": Keys.ARROW_DOWN, "Up": Keys.ARROW_UP, "Left": Keys.ARROW_LEFT, "Right": Keys.ARROW_RIGHT}
+
+EVIDENCE = "| | 2025 | 2024 |\n|---|--:|--:|\n| Revenue | 1,452.4 | 1,146.2 |\n| Gross profit | 549.3 | 397.6 |"
+RIGHT = "Margin 2024: 397.6 / 1,146.2 = 34.7%\nMargin 2025: 549.3 / 1,452.4 = 37.8%\nAnswer: 3.1 points"
+WRONG = "Growth: 549.3 / 397.6 - 1 = 38.2%\nAnswer: 38.2%"
 
 
 def chromium() -> tuple[str, str]:
@@ -156,6 +162,27 @@ class Browser:
     def cdp(self, command: str, **parameters: Any) -> Any:
         return self.driver.execute_cdp_cmd(command, parameters)
 
+    def compose(self, text: str) -> None:
+        """Chinese by an input method: letters that are being composed, then the text."""
+        self.cdp("Input.imeSetComposition", text="zhong", selectionStart=5, selectionEnd=5)
+        self.cdp("Input.insertText", text=text)
+
+    def keydown(self, code: str, **fields: Any) -> None:
+        """A keydown that only a script can make, on what has the focus."""
+        self.js("""
+            const [code, fields] = arguments;
+            const event = new KeyboardEvent("keydown", { code, key: "Process", bubbles: true, ...fields });
+            if (fields.keyCode) Object.defineProperty(event, "keyCode", { value: fields.keyCode });
+            document.activeElement.dispatchEvent(event);""", code, fields)
+
+    def tab_to(self, selector: str) -> None:
+        """Tab until an element has the focus."""
+        for _ in range(120):
+            if self.js("return document.activeElement.matches(arguments[0])", selector):
+                return
+            self.press("Tab")
+        raise AssertionError(f"Tab does not reach {selector}")
+
     # ---------------------------------------------------------------------------------------------------------- looking
 
     def js(self, script: str, *arguments: Any) -> Any:
@@ -187,6 +214,26 @@ class Browser:
         found: str | None = self.js("return document.querySelector('.task:not([inert])')?.dataset.assignment ?? null")
         return found
 
+    @property
+    def pressed(self) -> list[str]:
+        """The verdict's buttons that are down."""
+        return list(self.js("return [...document.querySelectorAll('.first [aria-pressed=true]')]"
+                            ".map((e) => e.dataset.action)"))
+
+    def letter(self, text: str) -> str:
+        """The letter under which an answer is shown."""
+        found = self.js("return [...document.querySelectorAll('.answer')]"
+                        ".find((e) => e.innerText.includes(arguments[0]))?.dataset.slot", text)
+        assert found, f"no answer shows {text!r}"
+        return str(found)
+
+    def send(self, *keys: str) -> None:
+        """Presses the keys and waits for the next task, or the end."""
+        before = self.assignment
+        self.press(*keys)
+        self.until(lambda: self.assignment != before and self.js(
+            "return Boolean(document.querySelector('.task:not([inert]), .nothing'))"), "the next task")
+
     def task(self, *, after: str | None = None) -> str:
         """The task on the screen, once it is another one than `after`."""
         return str(self.until(lambda: self.assignment not in (None, after) and self.assignment, "another task"))
@@ -205,8 +252,34 @@ class Browser:
             "return !document.getElementById('main').hasAttribute('aria-busy')"), "the desk")
 
 
+# ---------------------------------------------------------------------------------------------- what is judged, and how
+
+
+def rows(prompt: str, *answers: str, language: str = "en", **fields: Any) -> list[dict[str, Any]]:
+    """Rows for the desk's import: answers of different models to one prompt."""
+    return [{"prompt": prompt, "completion": answer, "model": f"secret-model-{place}", "language": language, **fields}
+            for place, answer in enumerate(answers)]
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    """Answers to so many questions, two each, told apart by their text."""
+    return [row for n in range(count) for row in rows(f"Question {n}: what is {n} plus {n}?", f"It is {2 * n}.",
+                                                      f"It is {2 * n + 1}, I think.")]
+
+
 def import_rows(database: Path, rows: list[dict[str, Any]], *arguments: str) -> None:
     """Rows into the desk's database by its own command."""
     file = database.with_name(f"rows{len(list(database.parent.glob('rows*.jsonl')))}.jsonl")
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert main(["import", str(file), "--db", str(database), *arguments]) == 0
+
+
+def standing(database: Path) -> dict[str, Decision]:
+    """What stands, by the prompt's first message."""
+    found = look(database)
+    tasks, prompts = found.by_id("tasks"), found.by_id("prompts")
+    return {prompts[tasks[each.task_id].prompt_id].messages[0]["content"]: each.decision for each in found.standing()}
+
+
+def text_of(database: Path, candidate: str | None) -> str:
+    return str(look(database).by_id("candidates")[candidate].text)
