@@ -9,15 +9,21 @@ const NAMES = { Enter: "⏎", Space: "␣", ArrowDown: "↓", ArrowUp: "↑", Ar
   Delete: "⌦", Slash: "?", Comma: ",", Period: ".", Semicolon: ";", Quote: "'", Minus: "-", Equal: "=", BracketLeft: "[",
   BracketRight: "]", Backquote: "`", Backslash: "\\" };
 let composing = false;
-let composed = -Infinity;
+let composed = -Infinity; // when a composition ended, until the next key
+let tail = null; // the key that came just after
 let layout = null; // what is printed on the keys of this keyboard, where the browser tells
 
 document.addEventListener("compositionstart", () => { composing = true; }, true);
 document.addEventListener("compositionend", (event) => { composing = false; composed = event.timeStamp; }, true);
 
+document.addEventListener("keydown", (event) => {
+  tail = event.timeStamp - composed < AFTER_COMPOSITION_MS ? event : null;
+  composed = -Infinity; // one key at most: whoever types quickly is not held up
+}, true);
+
 /** Whether an event belongs to the input method. Outside text fields it sends 229 for plain keys too: those are ours. */
 export function isComposing(event) {
-  return composing || event.isComposing || event.timeStamp - composed < AFTER_COMPOSITION_MS
+  return composing || event.isComposing || event === tail
     || (event.keyCode === 229 && isField(event.target));
 }
 
