@@ -48,7 +48,8 @@ addEventListener("securitypolicyviolation", (event) => {
   window.failures.push(`CSP ${event.violatedDirective} ${event.blockedURI}`);
 });
 """  # what went wrong in the page is told to the test
-SPECIAL = {name: getattr(Keys, name.upper()) for name in ("Enter", "Escape", "Tab", "Backspace", "Space")} | {
+SPECIAL = {name: getattr(Keys, name.upper()) for name in ("Escape", "Tab", "Backspace", "Space")} | {
+    "Enter": Keys.RETURN,  # Keys.ENTER is the one of the number pad
     "Down": Keys.ARROW_DOWN, "Up": Keys.ARROW_UP, "Left": Keys.ARROW_LEFT, "Right": Keys.ARROW_RIGHT}
 
 EVIDENCE = "| | 2025 | 2024 |\n|---|--:|--:|\n| Revenue | 1,452.4 | 1,146.2 |\n| Gross profit | 549.3 | 397.6 |"

@@ -204,7 +204,7 @@ def test_the_next_task_is_there_at_once(worn: Server, profile: Path, database: P
         browser.js("""window.times = [];
             const main = document.getElementById("main");
             document.addEventListener("keydown", (event) => {
-              if (event.code === "Enter") window.begun = performance.now();
+              if (event.code.endsWith("Enter")) window.begun = performance.now();
             }, true);
             new MutationObserver(() => requestAnimationFrame(() => window.times.push(performance.now() - window.begun)))
               .observe(main, { childList: true });""")
