@@ -172,7 +172,8 @@ _WORDS: dict[str, tuple[str, str]] = {  # name -> English, Chinese
     "group.page": ("Page", "页面"),
     # actions
     "do.prefer_a": ("A is better", "A 更好"), "do.prefer_b": ("B is better", "B 更好"), "do.tie": ("Tie", "平局"),
-    "all_bad": ("All bad", "全都不好"), "do.both_bad": ("Both bad", "都不好"), "do.slightly": ("slightly", "略好"), "do.better": ("better", "更好"),
+    "all_bad": ("All bad", "全都不好"),
+    "do.both_bad": ("Both bad", "都不好"), "do.slightly": ("slightly", "略好"), "do.better": ("better", "更好"),
     "do.much": ("much better", "好得多"), "do.differences": ("Differences", "差异"),
     **{f"do.answer_{letter}": (f"Go to answer {letter.upper()}", f"到回答 {letter.upper()}") for letter in "abcdef"},
     **{f"do.rank_{n}": (f"Place {n}", f"第 {n} 名") for n in range(1, 10)},
