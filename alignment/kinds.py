@@ -120,7 +120,9 @@ class Judge(StageConfig):
 class Pairs(StageConfig):
     """One preference dataset from verdicts and human annotations, with provenance and splits."""
 
-    human: str | None = key("embedded", "file of human pairs; `embedded` = the shipped *simulated* ones; null = none")
+    human: str | None = key("embedded", "file of human pairs, or the annotator's desk's database (path or URL), whose "
+                                         "judgments are exported to a file first; `embedded` = the shipped *simulated* "
+                                         "ones; null = none")
     human_weight: float = key(1.0, "weight of a human pair in the losses", low=0)
     ai_weight: float = key(1.0, "weight of an AI or rule pair in the losses", low=0)
     max_pairs_per_question: int = key(4, "cap of pairs made from one question", low=1)

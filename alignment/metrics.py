@@ -56,6 +56,8 @@ METRICS: dict[str, Metric] = {
     "dpo/rejected_logprob_change": Metric("change of the rejected sides' log-probability, mean", "nats"),
     "reward_model/accuracy": Metric("dev pairs ranked right (a tie counts half)", "share", "higher"),
     "reward_model/accuracy.*": Metric("the same on the dev pairs of one origin", "share", "higher"),
+    "reward_model/margin.*": Metric("chosen side's score minus the rejected side's, mean over the dev pairs of one "
+                                    "origin", "", "higher"),
     "reward_model/untrained_accuracy": Metric("the same pairs ranked by the model before training", "share", "higher"),
     "reward_model/length_accuracy": Metric("the same pairs ranked by length, shorter or longer, the stronger of the "
                                            "two", "share", "higher"),
@@ -80,6 +82,11 @@ METRICS: dict[str, Metric] = {
     "pairs/questions": Metric("distinct questions the pairs come from", "count"),
     "pairs/gold": Metric("pairs whose chosen side is the gold solution, not a sample", "count"),
     "pairs/origin.*": Metric("pairs from this origin: rule, ai, human, simulated", "count"),
+    "pairs/weight.*": Metric("sum of the weights of the pairs from this origin: its part in the loss"),
+    "pairs/strength.*": Metric("strength of the preferences of this origin, mean: 0 barely, 1 clearly"),
+    "pairs/shared": Metric("human pairs whose two answers have verdicts as well, one right and one wrong", "count"),
+    "pairs/agreement": Metric("of those, pairs in which the human prefers what the verdicts find right", "share",
+                              "higher"),
     "pairs/error.*": Metric("pairs whose rejected side goes wrong in this way", "count"),
     "pairs/dropped.*": Metric("pairs, questions or completions left out for this reason", "count"),
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignment import contracts, identity, layout, pinning, plan, unfinished
+from alignment import contracts, desk_snapshots, identity, layout, pinning, plan, unfinished
 from alignment.config import RunConfig, rollout_engine
 from alignment.costs import Costs
 from alignment.forecast import forecasts
@@ -75,6 +75,8 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     stages = plan.chosen(stages, until=config.root.until, only=config.root.only)
     if both := sorted(forced & accepting):
         raise UserError(f"force={both[0]} and accept_code_change={both[0]}: one makes it again, the other does not")
+    stages = desk_snapshots.sealed(stages, Path(config.root.runs_dir) / "annotations")
+    config = dataclasses.replace(config, stages=config.stages | {stage.name: stage.config for stage in stages})
     store = Store(Path(config.root.runs_dir))
     base_model = None
     if any(BASE in stage.inputs.values() for stage in stages):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import random
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def run(stage: Stage) -> None:
     dropped: collections.Counter[str] = collections.Counter()
     made = pairs_from_verdicts(questions, sampled, config, seed=stage.derive("pairs"), dropped=dropped)
     people = human_pairs(stage, dropped=dropped)
+    same = agreement(people, questions, sampled)
     kept = weighted(made, config.ai_weight, dropped)
     kept += weighted(people, config.human_weight, dropped)
     rows = split(distinct(kept, dropped), fraction=config.dev_fraction, seed=stage.derive("split"))
@@ -47,7 +50,11 @@ def run(stage: Stage) -> None:
         write_rows(stage.output / f"{side}.jsonl", [row for row in rows if row.split == side])
     stage.note(f"{len(rows)} pairs from {len(sampled)} questions"
                + (f"; left out: {counts(dropped)}" if dropped else "; none left out"))
-    stage.result(**summary(rows, dropped))
+    if same:
+        stage.note(f"people and {'/'.join(sorted(judges(sampled)))} prefer the same answer in {sum(same)} of "
+                   f"{len(same)} shared comparisons")
+    shared = {"shared": len(same), "agreement": sum(same) / len(same)} if same else {}
+    stage.result(**summary(rows, dropped), **shared)
 
 
 def load(completions: Path, verdicts: Path) -> tuple[dict[str, Question], dict[str, list[Sampled]]]:
@@ -149,6 +156,21 @@ def human_pairs(stage: Stage, *, dropped: collections.Counter[str]) -> list[Pref
     return kept
 
 
+def agreement(people: Iterable[PreferencePair], questions: dict[str, Question],
+              sampled: dict[str, list[Sampled]]) -> list[bool]:
+    """Of each human pair whose two answers were judged too, one right and one wrong: whether both prefer the same."""
+    right = {content_id([{"role": "user", "content": questions[question_id].prompt}], completion.text): verdict.correct
+             for question_id, group in sampled.items() for completion, verdict in group}
+    sides = [(right.get(content_id(pair.prompt, pair.chosen)), right.get(content_id(pair.prompt, pair.rejected)))
+             for pair in people if pair.kind == "outcome"]
+    return [bool(chosen) for chosen, rejected in sides if {chosen, rejected} == {True, False}]
+
+
+def judges(sampled: dict[str, list[Sampled]]) -> set[str]:
+    """Who gave the verdicts."""
+    return {verdict.judge for group in sampled.values() for _, verdict in group}
+
+
 def weighted(pairs: Iterable[PreferencePair], weight: float,
              dropped: collections.Counter[str]) -> list[PreferencePair]:
     """The pairs with `weight` on top of their own; those that end at 0 would teach nothing and are dropped."""
@@ -208,6 +230,10 @@ def summary(rows: Sequence[PreferencePair], dropped: collections.Counter[str]) -
         "questions": len({row.question_id or content_id(row.prompt) for row in rows}),
         "gold": sum(row.chosen_from == "gold" for row in rows),
         **{f"origin.{origin}": count for origin, count in sorted(origins.items())},
+        **{f"weight.{origin}": math.fsum(row.weight for row in rows if row.origin == origin)
+           for origin in sorted(origins)},
+        **{f"strength.{origin}": statistics.fmean(row.strength for row in rows if row.origin == origin)
+           for origin in sorted(origins)},
         **{f"error.{kind}": count for kind, count in sorted(errors.items())},
         **{f"dropped.{reason.replace(' ', '_')}": count for reason, count in sorted(dropped.items())},
     }

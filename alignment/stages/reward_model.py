@@ -153,6 +153,7 @@ def quality(rows: Sequence[TokenPair], after: tuple[Tensor, Tensor], before: tup
     for origin in sorted({row.pair.origin for row in rows}):
         where = [row.pair.origin == origin for row in rows]
         metrics[f"accuracy.{origin}"] = bootstrap.mean(right.numpy(), where=where).to_json()
+        metrics[f"margin.{origin}"] = float(margin[torch.tensor(where)].mean())
     return metrics
 
 
