@@ -76,6 +76,8 @@ PLACES = {  # third-party package -> the only places that may import it
     "omegaconf": ("alignment/run.py", "alignment/config.py"),
     "trl": ("alignment/trainers.py", "alignment/preference_trainers.py", "alignment/group_trainer.py",
             "alignment/stages/", "alignment/packing.py"),
+    **dict.fromkeys(("sqlalchemy", "starlette", "uvicorn", "markupsafe", "markdown_it", "mdit_py_plugins",
+                     "latex2mathml"), ("data/annotate/",)),
 }
 
 
@@ -153,7 +155,9 @@ def test_code_of_the_users_own_is_run_in_one_place(path: Path) -> None:
 @pytest.mark.parametrize("module", ["alignment.run", "alignment.repro", "alignment.cli", "alignment.kinds",
                                     "alignment.keys", "alignment.alarms", "alignment.plan", "alignment.store",
                                     "alignment.own_rewards",
-                                    "data.schema", "data.rows"])
+                                    "data.schema", "data.rows", "data.annotate.cli", "data.annotate.serving",
+                                    "data.annotate.importing", "data.annotate.reporting", "data.annotate.keeping",
+                                    "data.annotate.sealing"])
 def test_the_controller_never_imports_torch(module: str) -> None:
     """Nor anything else that is slow: --help, config errors and a run in which all is sealed stay quick."""
     code = f"import sys, json, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,10 +13,12 @@ import pytest
 from alignment.config import load
 from alignment.kinds import Ppo
 from alignment.own_rewards import OwnReward
+from data.annotate.cli import COMMANDS
 from data.schema import Completion
 from tests.readme_tree import ROOT, block, tree
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DESK = re.findall(r"^ *python -m data\.annotate (.*?)(?: +#.*)?$", README, re.MULTILINE)
 RUNS = re.findall(r"^ *python -m alignment\.run (.*?)(?: +#.*)?$", README, re.MULTILINE)
 
 
@@ -49,7 +53,15 @@ def test_the_readmes_reward_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_commands_were_found() -> None:
-    assert len(RUNS) >= 8
+    assert len(RUNS) >= 8 and len(DESK) >= 5
+
+
+@pytest.mark.parametrize("line", DESK, ids=lambda line: line.strip())
+def test_every_command_of_the_desk_is_one(line: str) -> None:
+    command, *arguments = shlex.split(line)
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    importlib.import_module(COMMANDS[command][0]).COMMANDS[command][0](parser)
+    assert parser.parse_args(arguments)
 
 
 def test_every_link_and_picture_is_there() -> None:

@@ -289,8 +289,7 @@ class Snapshot:
 
     def sha256(self) -> str:
         """The hash of all rows."""
-        content = {field.name: [row.to_json() for row in getattr(self, field.name)]
-                   for field in dataclasses.fields(self)}
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
     def standing(self) -> list[Judgment]:
@@ -306,8 +305,14 @@ class Snapshot:
 
 
 def canonical(value: object) -> str:
-    """JSON with sorted keys and no space: the same value gives the same text."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """JSON with sorted keys and no space: the same value, rows in it included, gives the same text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False,
+                      default=_fields)
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    """A row inside a value: as `to_json` gives it, without its copies."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
 
 
 _INNER: dict[type[Row], dict[str, tuple[type[Row], bool]]] = {  # field -> row type inside, whether a list of them

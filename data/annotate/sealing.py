@@ -3,7 +3,8 @@
     seal("annotations.db", Path("runs/annotations"))    runs/annotations/<hash of the pairs>/pairs.jsonl
 
 This is how a recipe reads a desk that people may be working at: the bytes of the file are what counts, not the
-database. The policy is the default one; for another, `export` writes a file to name in the recipe.
+database. The policy is the default one, simulated people's judgments included and said to be so; for another, `export`
+writes a file to name in the recipe.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data.annotate.policy import Policy
 from data.annotate.reporting import snapshot_of
 
 NAME = "pairs.jsonl"
+POLICY = Policy(format="finalign", sources=("human", "simulated"))
 
 
 def seal(place: str, folder: Path) -> Path:
@@ -25,7 +27,7 @@ def seal(place: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
     try:
-        card = write_export(making / NAME, snapshot, Policy(format="finalign"))
+        card = write_export(making / NAME, snapshot, POLICY)
         sealed = folder / str(card.content["sha256"])[:16]
         for path in making.iterdir():
             path.chmod(0o444)
