@@ -16,7 +16,6 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "chat": (chat.main, "talk to a model, or put models side by side"),
     "compare": (compare.main, "the evaluations of any runs in one table"),
     "export": (export.main, "a plain Hugging Face folder of a model"),
-    "annotate": (lambda argv: annotate.main(argv, program="finalign annotate"), "the annotator's desk"),
     "store": (storekeeper.main, "what the store holds, what may go, and why a stage runs again"),
 }
 

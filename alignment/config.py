@@ -338,7 +338,7 @@ def _check_local_files(stage: str, config: StageConfig) -> None:
     for name in ("adopt", "dataset", "human"):
         value = getattr(config, name, None)
         looks_local = isinstance(value, str) and (value.startswith(("/", "./", "../", "~")) or bool(
-            re.search(r"\.(jsonl?|parquet|db|sqlite3?)$", value)) or name == "adopt")
+            re.search(r"\.(jsonl?|parquet)$", value)) or name == "adopt")
         if looks_local and not Path(str(value)).expanduser().exists():
             raise UserError(f"{stage}.{name}={value}: there is no such file or folder")
 
