@@ -76,7 +76,7 @@ PLACES = {  # third-party package -> the only places that may import it
     "omegaconf": ("alignment/run.py", "alignment/config.py"),
     "trl": ("alignment/trainers.py", "alignment/preference_trainers.py", "alignment/group_trainer.py",
             "alignment/stages/", "alignment/packing.py"),
-    **dict.fromkeys(("sqlalchemy", "starlette", "uvicorn", "markupsafe", "markdown_it", "mdit_py_plugins",
+    **dict.fromkeys(("sqlalchemy", "starlette", "uvicorn", "markdown_it", "mdit_py_plugins",
                      "latex2mathml"), ("data/annotate/",)),
 }
 

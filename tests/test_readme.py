@@ -60,7 +60,7 @@ def test_commands_were_found() -> None:
 def test_every_command_of_the_desk_is_one(line: str) -> None:
     command, *arguments = shlex.split(line)
     parser = argparse.ArgumentParser(exit_on_error=False)
-    importlib.import_module(COMMANDS[command][0]).COMMANDS[command][0](parser)
+    importlib.import_module(f"data.annotate.{COMMANDS[command][0]}").COMMANDS[command][0](parser)
     assert parser.parse_args(arguments)
 
 

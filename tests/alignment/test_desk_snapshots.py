@@ -62,7 +62,7 @@ def test_a_database_is_sealed_and_its_bytes_are_the_identity(tmp_path: Path, dat
     assert not path.stat().st_mode & 0o222
 
     desk = Desk.open(str(database))
-    desk.next(desk.sign_in("bea"))  # the database changes, and what was judged does not
+    desk.sign_in("bea")  # the database changes, and what was judged does not
     desk.close()
     second = prepared(tmp_path, f"sqlite:///{database}")
     assert second.node("pairs").identity == first.node("pairs").identity
