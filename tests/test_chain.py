@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from alignment.repro import main as repro
+from data.annotate.cli import main as annotate
+from data.annotate.desk import Desk
 from tests.data.real_files import TATQA, needs_tatqa
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +59,28 @@ def test_a_second_run_has_nothing_to_do(runs: Path) -> None:
     done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}")
     assert done.returncode == 0 and time.monotonic() - started < 30  # under 5 s on a quiet machine
     assert {stage["status"] for stage in record(runs / "ppo_fin" / "seed1-tiny")["stages"].values()} == {"reused"}
+
+
+def test_people_s_judgments_of_the_samples_come_back_into_the_chain(runs: Path, tmp_path: Path) -> None:
+    """From the sealed `sample` artifact to the desk, and from its database to a reward model on both kinds of pair."""
+    stages, database = runs / "ppo_fin" / "seed1-tiny" / "stages", tmp_path / "annotations.db"
+    assert annotate(["import", str(stages / "sample"), "--verdicts", str(stages / "judge"), "--pairing", "random",
+                     "--per-prompt", "3", "--db", str(database)]) == 0
+    desk = Desk.open(str(database))
+    anna = desk.sign_in("anna")
+    while lent := desk.next(anna, count=1):
+        desk.submit(anna, id=str(uuid.uuid4()), assignment=lent[0].id, decision={
+            "outcome": "prefer", "preferred": "a", "strength": 2})
+    desk.close()
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=people", "until=reward_model",
+                    "gates=warn", f"pairs.human={database}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = record(runs / "ppo_fin" / "people")["stages"]
+    assert [name for name, stage in ran.items() if stage["status"] == "ran"] == ["pairs", "reward_model"]
+    pairs, model = ran["pairs"]["metrics"], ran["reward_model"]["metrics"]
+    assert pairs["origin.human"] > 0 and pairs["origin.rule"] > 0 and pairs["weight.human"] == pairs["origin.human"]
+    assert pairs["strength.human"] == pytest.approx(2 / 3)
+    assert {"accuracy.human", "margin.human"} <= model.keys()
 
 
 def test_one_ppo_key_reruns_ppo_and_what_hangs_on_it(runs: Path) -> None:

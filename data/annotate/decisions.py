@@ -54,9 +54,9 @@ def from_slots(posted: Mapping[str, Any], task: Task, slots: Sequence[str],
 
 
 def _list(value: Any, field: str) -> list[Any]:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise Invalid(field, f"holds {shown(value)}; it must be a list")
-    return value
+    return list(value)
 
 
 def _candidate(slot: Any, names: Mapping[str, str], field: str) -> str:

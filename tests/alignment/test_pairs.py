@@ -150,6 +150,30 @@ def test_human_pairs_join_with_their_weight_and_provenance(tmp_path):
     assert result(stage)["origin.human"] == 2 and result(stage)["dropped.duplicate"] == 1
 
 
+def test_people_and_verdicts_are_compared_where_they_judged_the_same_answers(tmp_path):
+    asked = [question(n) for n in range(3)]
+    sampled = [row for one in asked for row in samples(one, [RIGHT, WRONG, WRONG])]
+    texts = {(completion.question_id, completion.sample): completion.text for completion, _ in sampled}
+
+    def pair(number, chosen, rejected, strength):
+        return PreferencePair(
+            id=f"h{number}{chosen}{rejected}", prompt=[{"role": "user", "content": asked[number].prompt}],
+            origin="human", annotator="ann", strength=strength, chosen=texts[f"q{number}", chosen],
+            rejected=texts[f"q{number}", rejected])
+
+    people = [pair(0, 0, 1, 1.0), pair(0, 2, 0, 0.5), pair(1, 0, 2, 0.0),  # right, wrong, right
+              pair(2, 1, 2, 0.5)]  # both wrong: verdicts say nothing of which is better
+    write_rows(tmp_path / "human.jsonl", people)
+    stage, rows = made(tmp_path, asked, sampled, human=str(tmp_path / "human.jsonl"), human_weight=2.0)
+    metrics = result(stage)
+    assert (metrics["shared"], metrics["agreement"]) == (3, pytest.approx(2 / 3))
+    assert "people and rule prefer the same answer in 2 of 3 shared comparisons" in notes(stage)
+    human = [row for row in rows if row.origin == "human"]
+    assert metrics["weight.human"] == 2.0 * len(human) and metrics["weight.rule"] == metrics["origin.rule"]
+    assert metrics["strength.human"] == pytest.approx(sum(row.strength for row in human) / len(human))
+    assert all(documented(name, "pairs") for name in metrics)
+
+
 def test_human_pairs_may_be_rows_of_trl(tmp_path):
     asked = [question(0)]
     file = tmp_path / "people.jsonl"
