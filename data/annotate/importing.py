@@ -16,7 +16,7 @@ from typing import Literal
 from data.annotate.database import DEFAULT
 from data.annotate.desk import Desk
 from data.annotate.intake import Material, read
-from data.annotate.ledger import append, known
+from data.annotate.ledger import append, find, known
 from data.annotate.pairing import POLICIES, Made, Plan, tasks
 from data.annotate.records import Batch, Candidate, Decision, Guideline, Prompt, StepLabel
 from data.finance.errors import ERROR_KINDS
@@ -71,12 +71,14 @@ def guideline_of(rules: Rules) -> Guideline:
 
 
 def batch_of(places: Sequence[str], plan: Plan, rules: Rules, desk: Desk) -> Batch:
-    """The batch that an import makes: the same files under the same plan are the same one."""
-    name = rules.name or " + ".join(Path(place).stem for place in places)
+    """The batch that an import makes: the same files under the same plan are the same one. Annotators see its name,
+    which therefore is not the files': those may be called after models."""
+    with desk.database.reading() as connection:
+        name = rules.name or f"batch {len(known(connection, Batch)) + 1}"
     source = {"files": ", ".join(map(str, places)), "pairing": plan.policy if plan.kind == "pairwise" else plan.kind,
               "seed": str(plan.seed)}
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for place in places for path in files_of(place)]
-    return Batch(id=content_id("batch", name, dataclasses.asdict(plan), contents), name=name, guideline="",
+    return Batch(id=content_id("batch", rules.name, dataclasses.asdict(plan), contents), name=name, guideline="",
                  suggestions=rules.suggestions, reveal=rules.reveal, error_tags=rules.error_tags,
                  gold_share=rules.gold_share, repeat_share=rules.repeat_share, source=source, created_at=desk.now())
 
@@ -95,8 +97,8 @@ def add(desk: Desk, material: Material, made: Made, batch: Batch, guideline: Gui
         (Prompt, {name: prompt for name, prompt in material.prompts.items() if name in prompts}),
         (Candidate, {name: answer for name, answer in material.candidates.items() if name in used})]
     with desk.database.writing() as connection:
-        if batch.id in known(connection, Batch):
-            raise UserError(f"{batch.source['files']}: is imported already, as the batch {batch.name!r}; to have it "
+        if (earlier := find(connection, Batch, batch.id)) is not None:
+            raise UserError(f"{batch.source['files']}: is imported already, as the batch {earlier.name!r}; to have it "
                             "judged once more give the new batch a name, --batch NAME")
         rows: list[Row] = [batch, *made.tasks, *made.suggestions]
         for cls, found in wanted:
@@ -194,7 +196,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known_ones.add_argument("--judge", metavar="NAME", help="the AI judge that made the file's preferences, where rows "
                                                             "have no `origin`: they become its suggestions")
     batch = parser.add_argument_group("the batch")
-    batch.add_argument("--batch", metavar="NAME", help="its name (default: the files')")
+    batch.add_argument("--batch", metavar="NAME", help="its name, which annotators see (default: batch 1, ...)")
     batch.add_argument("--guideline", metavar="FILE", help="Markdown that tells what is better (default: the one that "
                                                            "ships)")
     batch.add_argument("--suggestions", default="hidden", choices=("hidden", "shown"), help="whether annotators see an "

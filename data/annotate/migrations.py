@@ -42,7 +42,7 @@ def append_only(dialect: str) -> Iterator[str]:
     """Triggers that refuse to change or delete a judgment or an event."""
     if dialect == "postgresql":
         yield ("CREATE FUNCTION desk_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-               "$$ BEGIN RAISE EXCEPTION 'rows of % are only ever added', TG_TABLE_NAME; END $$")
+               "$$ BEGIN RAISE EXCEPTION USING MESSAGE = 'rows of ' || TG_TABLE_NAME || ' are only ever added'; END $$")
     for table in ("judgments", "events"):
         for action in ("UPDATE", "DELETE"):
             head = f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} FOR EACH ROW "

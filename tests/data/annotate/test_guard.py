@@ -14,11 +14,12 @@ from starlette.testclient import TestClient
 from data.annotate.app import GETS, POSTS, Options, create_app
 from data.annotate.desk import Desk
 from data.annotate.guard import MAX_BODY, Signer, host_of
+from data.annotate.importing import Rules, bring
 from data.annotate.pages import routes
 from data.annotate.pairing import Plan
 from data.annotate.serving import options_of
 from data.schema import UserError
-from tests.data.annotate.desk_opened import HOST, SECRET_MODELS, Visitor, completions, opened
+from tests.data.annotate.desk_opened import HOST, SECRET_MODELS, Visitor, completions, lines, opened
 
 
 @pytest.fixture
@@ -183,6 +184,14 @@ def test_nothing_tells_who_wrote_an_answer(tmp_path: Path, plan: Plan) -> None:
     assert [secret for secret in secrets if secret in text] == []
     assert set(re.findall(r"\b[0-9a-f]{16}\b", text)) <= {batch.id for batch in snapshot.batches} | {
         guideline.version for guideline in snapshot.guidelines}
+
+
+def test_the_name_of_a_file_is_not_told(tmp_path: Path) -> None:
+    desk = Desk.open(str(tmp_path / "a.db"))
+    bring(desk, [str(lines(tmp_path / "secret-model-one.jsonl", completions(2)))], Plan(), Rules())
+    anna = Visitor(desk, "anna")
+    seen = json.dumps([anna.post("next"), anna.get("session"), anna.get("progress")])
+    assert '"batch 1"' in seen and "secret" not in seen
 
 
 def test_nobody_sees_another_s_answer(tmp_path: Path) -> None:
