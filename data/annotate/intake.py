@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,35 @@ def _read_sample(folder: Path, material: Material, generator: str | None) -> Non
                             "another folder given; delete one of them")
         prompt = _prompt([{"role": "user", "content": question.prompt}], {
             "language": question.language, "question_id": question.id, "operand_key": question.operand_key,
-            "question_kind": question.kind, "reference": question.answer, "split": split},
+            "question_kind": question.kind, "reference": question.answer, "split": split,
+            "evidence": evidence_of(question)},
             source={"file": str(folder), "source": question.source}, where=where)
         candidate = _candidate(prompt, row.text, name, where=where, finish_reason=row.finish_reason,
                                num_tokens=len(row.token_ids) or None,
                                sampling={**sampling, "sample": row.sample, "logprob": row.logprob})
         material.add(prompt, candidate)
         material.sampled[row.question_id, row.sample] = candidate.id
+
+
+def evidence_of(question: Question) -> str:
+    """The tables and passages of a TAT-QA prompt as Markdown, which stand above its question; "" for other sources."""
+    if question.source != "tatqa":
+        return ""
+    written: list[str] = []
+    width = 0  # columns of the table that the line before belongs to
+    for line in question.prompt.rpartition("\n")[0].split("\n"):
+        cells = line.split("|")
+        if len(cells) == 1:
+            written += ["", line]
+        else:
+            written += [] if width == len(cells) else ["", *_row(cells), *_row(["---"] * len(cells))]
+            written += _row(cells) if width == len(cells) else []
+        width = len(cells) if len(cells) > 1 else 0
+    return "\n".join(written).strip()
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cell.strip() for cell in cells)} |"]
 
 
 def _manifest(folder: Path) -> tuple[dict[str, Any], str | None]:

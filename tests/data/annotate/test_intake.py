@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 from data.annotate.cli import main
 from data.annotate.desk import Desk
 from data.annotate.importing import ERROR_TAGS, GUIDELINE, walk_of
-from data.annotate.intake import read, steps_of
+from data.annotate.intake import evidence_of, read, steps_of
 from data.annotate.pairing import Plan, uncertainty
 from data.annotate.records import Snapshot
 from data.finance.generator import questions, solution_text
 from data.preferences import as_explicit, as_implicit
 from data.rows import write_rows
-from data.schema import Completion, PreferencePair, UserError, Verdict
+from data.schema import Completion, PreferencePair, Question, UserError, Verdict
 from reward.rule import verify
 from tests.data.annotate.desk_opened import completions, imported, lines
 
@@ -205,6 +206,13 @@ def test_a_sample_artifact_comes_with_all_that_is_known(artifact: Path, capsys: 
     assert outcomes.count("prefer") == 12 and outcomes.count("tie") == 6
     assert {said.judge for said in snapshot.suggestions} == {"rule"} and "18 of rule" in capsys.readouterr().out
     assert snapshot.batches[0].error_tags == ERROR_TAGS and snapshot.guidelines[0].text == GUIDELINE.read_text()
+
+
+def test_the_tables_and_passages_of_a_report_are_pinned_beside_the_answers() -> None:
+    asked = Question(id="q", source="tatqa", kind="k", language="en", steps=(), answer="1", operand_key="o",
+                     prompt="| 2019 | 2018\nRevenue | 5 | 4\nA passage.\nWhat changed?")
+    assert evidence_of(asked) == ("|  | 2019 | 2018 |\n| --- | --- | --- |\n| Revenue | 5 | 4 |\n\nA passage.")
+    assert evidence_of(dataclasses.replace(asked, source="finance")) == ""
 
 
 def test_pairing_policies(artifact: Path) -> None:
