@@ -1,6 +1,7 @@
 """One stage's process: started, given its job, followed through its events file, stopped with all it started.
 
-It is started before its job is known, so that it loads its libraries (seconds) while an earlier stage runs.
+It is started before its job is known: it may have to load its libraries (seconds), and does while an earlier stage
+runs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from alignment.store import Lock
 
@@ -24,11 +25,33 @@ STAGE_COMMAND = (sys.executable, "-m", "alignment.stage", "--attached")
 GRACE_SECONDS = 20.0
 
 
+class Process(Protocol):
+    """What is used of `subprocess.Popen`; `pid` leads a session of its own, and is None before there is one."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Launch = Callable[[str, socket.socket, int], Process]  # of a kind, given its stdin and its log's descriptor
+
+
+def separately(command: Sequence[str], environment: dict[str, str]) -> Launch:
+    """A process of its own from the beginning: `command KIND`."""
+    def launch(kind: str, stdin: socket.socket, log: int) -> Process:
+        return subprocess.Popen([*command, kind], stdin=stdin.fileno(), stdout=log, stderr=subprocess.STDOUT,
+                                env=environment, start_new_session=True)
+    return launch
+
+
 @dataclasses.dataclass
 class Child:
     """A running stage."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     line: socket.socket  # to its stdin
     log: Path
     started: float
@@ -36,15 +59,13 @@ class Child:
     _read: int = 0
 
     @classmethod
-    def start(cls, kind: str, *, log: Path, environment: dict[str, str],
-              command: Sequence[str] = STAGE_COMMAND) -> Child:
+    def start(cls, kind: str, launch: Launch, *, log: Path) -> Child:
         """Starts a process for a stage of this kind; it waits for its job, and ends when this process does."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             line, stdin = socket.socketpair()
             with stdin:
-                process = subprocess.Popen([*command, kind], stdin=stdin.fileno(), stdout=output,
-                                           stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+                process = launch(kind, stdin, output.fileno())
         return cls(process, line, log, time.monotonic())
 
     def give(self, job: dict[str, Any], *, work: Path, lock: Lock) -> None:
@@ -79,6 +100,10 @@ class Child:
 
     def stop(self) -> None:
         """Ends the stage and whatever it started: asked first, then made to."""
+        self.process.poll()
+        if self.process.pid is None:  # it will find that there is nothing to do
+            self.close()
+            return
         for ask, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
             try:
                 os.killpg(self.process.pid, ask)

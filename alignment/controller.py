@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment import contracts, gates, leakage, pinning, unfinished
-from alignment.child import STAGE_COMMAND, Child, ended_by
+from alignment import contracts, gates, leakage, nursery, pinning, unfinished
+from alignment.child import STAGE_COMMAND, Child, ended_by, separately
 from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
 from alignment.pinning import CORES
@@ -65,10 +65,13 @@ class Interrupted(Exception):
 
 
 class Controller:
-    """Runs a prepared chain. `command` starts a stage's process; it is given the kind, and its job on stdin."""
+    """Runs a prepared chain. `command` starts a stage's process; it is given the kind, and its job on stdin.
 
-    def __init__(self, prepared: Prepared, display: Display, *, command: Sequence[str] = STAGE_COMMAND) -> None:
-        self._prepared, self._display, self._command = prepared, display, command
+    Without one, stages are forked from a process that has their libraries where that can be (alignment/nursery.py).
+    """
+
+    def __init__(self, prepared: Prepared, display: Display, *, command: Sequence[str] | None = None) -> None:
+        self._prepared, self._display = prepared, display
         self._config, self._store = prepared.config, prepared.store
         self._run_dir = self._config.run_dir
         self._sealed: dict[str, Artifact] = {}
@@ -80,6 +83,9 @@ class Controller:
         self._environment = pinning.environment(threads=self._config.root.threads,
                                                 portable=self._config.root.portable,
                                                 offline=not needs_network(prepared))
+        self._nursery = nursery.Nursery(self._environment)
+        forked = command is None and nursery.serves()
+        self._launch = self._nursery.start if forked else separately(command or STAGE_COMMAND, self._environment)
         self._workers = workers(prepared)
         base = prepared.base_model
         code = {name: sha for node in prepared.nodes for name, sha in node.parts.get("code", {}).items()}
@@ -117,6 +123,7 @@ class Controller:
             for running in self._running.values():
                 running.child.stop()
                 running.lock.release()
+            self._nursery.close()
             self._display.close()
             try:
                 self._close_run_folder()
@@ -175,8 +182,7 @@ class Controller:
                 return
 
     def _spawn(self, node: Node) -> Child:
-        return Child.start(node.stage.config.kind, log=self._log_path(node), environment=self._environment,
-                           command=self._command)
+        return Child.start(node.stage.config.kind, self._launch, log=self._log_path(node))
 
     def _reuse(self, node: Node) -> bool:
         """Takes the sealed artifact of this identity, if there is one and it is not forced away."""
