@@ -108,7 +108,9 @@ class PpoRun:
             metrics |= self.trainer.iterate([self.pool.questions[index] for index in chosen],
                                             [self.pool.prompts[index] for index in chosen])
         except RewardError as error:  # the iteration has changed nothing yet, so that all up to it can be kept
-            self._save()
+            latest = latest_checkpoint(self.folder)
+            if latest is None or age(latest) != (state.rollbacks, state.iteration):
+                self._save()
             raise RewardError(f"{error}. What was done up to iteration {state.iteration} is kept: the same command "
                               "goes on from there, where code was corrected with accept_code_change="
                               f"{self.stage.name}") from error

@@ -13,6 +13,7 @@ from alignment.checkpoints import CHECKPOINTS, complete_checkpoints
 from alignment.metrics import documented
 from alignment.models import load_tokenizer, new_model
 from alignment.ppo import PpoTrainer
+from alignment.ppo_run import PpoRun
 from alignment.rewards import make_reward
 from alignment.stages import ppo
 from data.chat import completion_ids, render_prompt
@@ -73,16 +74,22 @@ def test_a_rehearsal_is_of_whole_cut_off_and_empty_answers(policy: Path, tmp_pat
         assert tokenizer.decode(list(ids)) == row.text
 
 
-def test_a_reward_that_fails_on_the_way_loses_nothing(policy: Path, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {"save_every": 100, "num_iterations": 4, "num_samples": 2, "reward_normalisation": "running"}
-    stage = make_stage(tmp_path / "a", "ppo", inputs={"policy": policy}, **own(tmp_path / "fails", FAILS, **config))
+@pytest.mark.parametrize(("done", "save_every"), [(0, 100), (2, 100), (2, 1)])
+def test_a_reward_that_fails_on_the_way_loses_nothing(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      done: int, save_every: int) -> None:
+    saved: list[int] = []
+    save = PpoRun._save
+    monkeypatch.setattr(PpoRun, "_save", lambda run: saved.append(run.state.iteration) or save(run))
+    config = {"save_every": save_every, "num_iterations": 4, "num_samples": 2, "reward_normalisation": "running"}
+    fails = FAILS.replace("== 4", f"== {done + 2}")  # the first call is the rehearsal's
+    stage = make_stage(tmp_path / "a", "ppo", inputs={"policy": policy}, **own(tmp_path / "fails", fails, **config))
     with pytest.raises(RewardError) as caught:
         ppo.run(stage)
     assert f"raised KeyError: 'odd' ({tmp_path}/fails/r.py:7), scoring 12 completions; correct it" in str(caught.value)
-    assert str(caught.value).endswith("What was done up to iteration 2 is kept: the same command goes on from there, "
-                                      "where code was corrected with accept_code_change=ppo")
-    assert [path.name for path in complete_checkpoints(stage.scratch / CHECKPOINTS)] == ["checkpoint-2"]
+    assert str(caught.value).endswith(f"What was done up to iteration {done} is kept: the same command goes on from "
+                                      "there, where code was corrected with accept_code_change=ppo")
+    assert complete_checkpoints(stage.scratch / CHECKPOINTS)[-1].name == f"checkpoint-{done}"
+    assert saved == ([1, 2] if save_every == 1 else [done])  # and none written again
     stage.events.unlink()
     fixed = own(tmp_path / "fixed", STEPS, **config)
     ppo.run(make_stage(tmp_path / "a", "ppo", inputs={"policy": policy}, **fixed))
