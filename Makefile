@@ -22,6 +22,7 @@ EXTRAS    := $(if $(filter yes,$(VLLM)),vllm-$(ACCEL)$(comma))eval,dev
 FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
 FLAGS.gpu := --torch-backend=auto
 STAMP     := $(VENV)/.setup-$(ACCEL)$(if $(filter yes,$(VLLM)),,-plain)
+WORKERS   ?= -n auto --maxprocesses=4 --dist loadfile
 SEEDS     ?= 1,2,3,4,5
 RECIPE    ?= evidence
 RESULTS   := docs/results$(addprefix _,$(filter-out evidence,$(RECIPE))).json
@@ -43,10 +44,10 @@ run: setup
 	@$(PY) -m alignment.run recipe=ppo_fin
 
 test: setup check
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q $(WORKERS)
 
 fast: setup
-	@$(PY) -m pytest -q -m "not slow"
+	@$(PY) -m pytest -q $(WORKERS) -m "not slow"
 
 check: setup
 	@$(VENV)/bin/ruff check .

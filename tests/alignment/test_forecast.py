@@ -294,7 +294,6 @@ MODELS: dict[str, tuple[dict[str, Any] | None, int, str]] = {  # its shape, the 
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="has not yet passed from beginning to end")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", MODELS)
 def test_memory_is_forecast_within_a_quarter(name: str, tmp_path: Path) -> None:
