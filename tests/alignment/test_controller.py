@@ -169,7 +169,7 @@ def test_an_interrupt_stops_the_child_and_is_resumable(chain: Chain, number: sig
 def interrupt_when_begun(root: Path, number: signal.Signals) -> None:
     while not list(root.glob("runs/store/.work/sft-*/scratch/begun")):
         time.sleep(0.02)
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
 
 
 def test_until_only_and_force(chain: Chain) -> None:
@@ -328,7 +328,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(chain: Chain, monkeypatch: p
 def test_an_interrupt_before_the_first_stage(number: signal.Signals, monkeypatch: pytest.MonkeyPatch,
                                              capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(run, "prepare", lambda config: os.kill(os.getpid(), number))
+    monkeypatch.setattr(run, "prepare", lambda config: signal.raise_signal(number))
     assert run.main(["recipe=sft_fin"]) == 130
     assert capsys.readouterr().err == "interrupted\n" and signal.getsignal(signal.SIGTERM) == before
 
@@ -339,11 +339,11 @@ def test_an_interrupt_lets_a_step_come_to_its_end(chain: Chain, monkeypatch: pyt
 
     def interrupted(self: Store, **given: Any) -> Artifact:
         if given["stage"] == "sft":
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return seal(self, **given)
 
     def again(self: Child) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         stop(self)
 
     monkeypatch.setattr(Store, "seal", interrupted)

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import importlib.util
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -318,7 +317,7 @@ def test_asked_to_end_it_ends_with_its_iteration(policy: Path, tmp_path: Path, s
 
     def asked(self: GroupRollouts, chosen: Sequence[int], iteration: int) -> Any:
         if iteration == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return roll(self, chosen, iteration)
 
     with monkeypatch.context() as patched:

@@ -135,7 +135,7 @@ def test_asked_to_end_between_two_checkpoints_it_still_goes_back_to_the_same_one
 
         def ends(self: PpoTrainer, *arguments: Any, asked: int = asked) -> dict[str, float]:
             if self.state.draw == asked:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             return iterate(self, *arguments)
 
         with monkeypatch.context() as patched:

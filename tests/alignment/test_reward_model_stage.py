@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def test_sigterm_leaves_a_checkpoint_of_its_step(base: Path, tmp_path: Path) -> 
 
     def interrupted(*args: Any, **kwargs: Any) -> Tensor:
         if first.state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return step(*args, **kwargs)
 
     first.training_step = interrupted

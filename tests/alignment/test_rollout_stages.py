@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,7 +176,7 @@ def test_ppo_asked_to_end_leaves_a_checkpoint(policy: Path, tmp_path: Path, monk
 
     def asked(self: PpoTrainer, *arguments: Any) -> dict[str, float]:
         if self.state.iteration == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return iterate(self, *arguments)
 
     with monkeypatch.context() as patched:

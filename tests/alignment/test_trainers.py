@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import signal
 from pathlib import Path
@@ -266,7 +265,7 @@ def test_sigterm_leaves_a_checkpoint_of_its_step_to_go_on_from(tokenizer: PreTra
         class Stop(TrainerCallback):
             def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
                 if stop and state.global_step == asked - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    signal.raise_signal(signal.SIGTERM)
 
         trainer = make_trainer(make_stage(folder, save_every=50), tokenizer, callbacks=[Stop()])
         with pytest.raises(SystemExit) if stop and leaves else contextlib.nullcontext():
