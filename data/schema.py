@@ -1,4 +1,4 @@
-"""The row types every stage exchanges: questions, completions, verdicts, preference pairs.
+"""The row types every stage exchanges: questions, completions, verdicts, comparisons, preference pairs.
 
 Rows are plain frozen dataclasses that go to JSON and back without loss; the module knows no stage, no model and no
 file format.
@@ -92,16 +92,42 @@ class Verdict(Row):
     question_id: str
     sample: int
     correct: bool
-    judge: str  # "rule", or the judge model's id
+    judge: str  # "rule", or what else judged: "endpoint", "local", ...
+    model: str | None = None  # the judge's model, where it is one
     first_error: int | None = None  # index of the first wrong step; None = no wrong step found
     error_kind: str | None = None  # e.g. "slipped_digit"; None where unknown
     steps_correct: tuple[bool, ...] = ()
+    prefix: str | None = None  # what stands before the first wrong step, as the judge quotes it
+    step: str | None = None  # the first wrong step, as the judge quotes it
     correction: str | None = None  # the right step in place of the first wrong one
+    score: float | None = None  # how sure the judge is that it is correct, 0..1
+    grades: dict[str, int] = dataclasses.field(default_factory=dict)  # criterion of a rubric -> 1..5
     prompt_hash: str | None = None
-    raw: str | None = None
+    raw: str | None = None  # the judge's replies, as they came
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps_correct", tuple(self.steps_correct))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Row):
+    """Which of two completions of one question a judge prefers, having seen them in both orders."""
+
+    question_id: str
+    left: int  # `sample` of the one
+    right: int  # and of the other
+    preferred: Literal["left", "right", "tie"]  # tie: neither, or the two orders disagree
+    agreed: bool  # whether the two orders say the same
+    judge: str
+    strength: float = 1.0  # 0 (barely) .. 1 (on every principle)
+    model: str | None = None
+    prompt_hash: str | None = None
+    raw: str | None = None
+
+    def swap(self) -> Comparison:
+        """The same comparison with its sides exchanged."""
+        other: dict[str, Literal["left", "right", "tie"]] = {"left": "right", "right": "left", "tie": "tie"}
+        return dataclasses.replace(self, left=self.right, right=self.left, preferred=other[self.preferred])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +156,14 @@ class PreferencePair(Row):
     split: Split = "train"
     chosen_from: str = "policy"  # "policy" | "gold" | "human"
     shown_order: Literal["chosen_first", "rejected_first"] | None = None
+    model: str | None = None  # the judge's model, where it is one
     prompt_hash: str | None = None
+    raw: str | None = None  # the judge's replies, as they came
 
     def to_json(self) -> dict[str, Any]:
-        """Without `prefix` where the whole answer is compared."""
-        row = dataclasses.asdict(self)
-        if not self.prefix:
-            del row["prefix"]
-        return row
+        """Without `prefix` where the whole answer is compared, and without what a judge's model said where none did."""
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if value or name not in ("prefix", "model", "raw")}
 
     def swap(self) -> PreferencePair:
         """The same comparison with the opposite outcome."""

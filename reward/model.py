@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +35,13 @@ from reward import Scores
 
 FEATURES = ("scalar", "likelihood", "regret")
 LOGITS_LIMIT = 1 << 27  # logits kept for the backward pass; beyond it they are recomputed chunk by chunk
-HEAD_FILES = ("reward.json", "reward.safetensors")
 
 
 class RewardModel(nn.Module):
     """Scores (prompt, completion) rows. Gradients reach the trunk through every feature."""
+
+    head_files: ClassVar[tuple[str, str]] = ("reward.json", "reward.safetensors")  # settings, weights
+    made: ClassVar[str] = "reward model"
 
     def __init__(self, trunk: PreTrainedModel, *, features: str = "likelihood") -> None:
         super().__init__()
@@ -156,29 +158,31 @@ class RewardModel(nn.Module):
         self.trunk.config.use_cache = True  # trainers switch it off
         self.trunk.save_pretrained(folder, state_dict=trunk_state)
         tokenizer.save_pretrained(folder)
-        save_file(self.head_state(), folder / "reward.safetensors")
-        (folder / "reward.json").write_text(json.dumps({"features": self.features}) + "\n", encoding="utf-8")
+        settings, weights = self.head_files
+        save_file(self.head_state(), folder / weights)
+        (folder / settings).write_text(json.dumps({"features": self.features}) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, *, dtype: str = "float32") -> RewardModel:
+    def load(cls, folder: str | Path, *, dtype: str = "float32") -> Self:
         """The model of a folder that `save` wrote. Raises UserError where a file is missing or does not fit."""
         folder = Path(folder)
-        missing = [name for name in HEAD_FILES if not (folder / name).is_file()]
+        missing = [name for name in cls.head_files if not (folder / name).is_file()]
         if missing:
-            raise UserError(f"{folder}: no {' and no '.join(missing)}, so this is not a reward model's folder")
+            raise UserError(f"{folder}: no {' and no '.join(missing)}, so this is not a {cls.made}'s folder")
         trunk = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True,
             trust_remote_code=False, local_files_only=True)
-        features = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("features")
+        features = json.loads((folder / cls.head_files[0]).read_text(encoding="utf-8")).get("features")
         model = cls(trunk, features=features)
         model.load_head(folder)
         return model
 
     def load_head(self, folder: Path) -> None:
-        state, wanted = load_file(folder / "reward.safetensors"), self.head_state()
+        path = folder / self.head_files[1]
+        state, wanted = load_file(path), self.head_state()
         shapes = [{name: value.shape for name, value in values.items()} for values in (state, wanted)]
         if shapes[0] != shapes[1]:
-            raise UserError(f"{folder / 'reward.safetensors'}: holds {sorted(state)}, which does not fit features="
+            raise UserError(f"{path}: holds {sorted(state)}, which does not fit features="
                             f"{self.features} and this trunk ({sorted(wanted)})")
         self.load_state_dict(state, strict=False)
 

@@ -70,6 +70,7 @@ def test_no_first_party_import_hides_in_a_function(path: Path) -> None:
     assert hidden == []
 
 
+HTTP = ("reward/endpoint.py", "alignment/rollout/")
 PLACES = {  # third-party package -> the only places that may import it
     "vllm": ("alignment/rollout/",),
     "hydra": ("alignment/run.py", "alignment/config.py"),
@@ -78,6 +79,7 @@ PLACES = {  # third-party package -> the only places that may import it
             "alignment/stages/", "alignment/packing.py"),
     **dict.fromkeys(("sqlalchemy", "starlette", "uvicorn", "markdown_it", "mdit_py_plugins",
                      "latex2mathml"), ("data/annotate/",)),
+    **dict.fromkeys(("httpx", "requests", "aiohttp", "urllib3", "openai"), HTTP),
 }
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rows import json_lines, read_rows, read_table, replacing, table_files, write_rows
-from data.schema import Completion, Document, PreferencePair, Question, Row, UserError, Verdict
+from data.schema import Comparison, Completion, Document, PreferencePair, Question, Row, UserError, Verdict
 
 QUESTION = Question(id="q1", source="finance", kind="eps", language="zh", prompt="利润 6 亿元？\u2028下一行",
                     steps=("a = 1",), answer="6 亿元", operand_key="k", facts={"profit": "6"},
@@ -24,6 +24,10 @@ ROWS: list[Row] = [
     QUESTION, PAIR,
     Completion(question_id="q1", sample=0, text="6\nAnswer: 6", finish_reason="stop", token_ids=(1, 2), logprob=-1.5),
     Verdict(question_id="q1", sample=0, correct=False, judge="rule", first_error=0, steps_correct=(False, True)),
+    Verdict(question_id="q1", sample=1, correct=False, judge="endpoint", model="m", prefix="a\n", step="b", score=0.25,
+            grades={"accuracy": 4}, prompt_hash="h", raw="{}"),
+    Comparison(question_id="q1", left=0, right=1, preferred="tie", agreed=False, judge="endpoint", strength=0.0),
+    PreferencePair(**{**PAIR.to_json(), "id": "p2", "kind": "process", "prefix": "a\n", "model": "m", "raw": "{}"}),
     Document(id="d", source="drill", segments=((" 46 - 40 =", False), (" 6\n", True))),
 ]
 
