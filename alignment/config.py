@@ -335,10 +335,10 @@ def _only_near(value: Any, choices: Iterable[Any]) -> str:
 
 def _check_local_files(stage: str, config: StageConfig) -> None:
     """A value that looks like a local path must exist now, not when its stage's turn has come."""
-    for name in ("adopt", "dataset", "human"):
+    for name in ("adopt", "dataset", "human", "prompts", "criteria", "replay"):
         value = getattr(config, name, None)
         looks_local = isinstance(value, str) and (value.startswith(("/", "./", "../", "~")) or bool(
-            re.search(r"\.(jsonl?|parquet)$", value)) or name == "adopt")
+            re.search(r"\.(jsonl?|parquet)$", value)) or name in ("adopt", "prompts", "criteria", "replay"))
         if looks_local and not Path(str(value)).expanduser().exists():
             raise UserError(f"{stage}.{name}={value}: there is no such file or folder")
 

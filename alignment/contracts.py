@@ -109,9 +109,10 @@ def check_agreement(models: Mapping[str, Path], *, where: str) -> None:
                                 f"what is compared must share its tokenizer, so evaluate them apart")
 
 
-MODEL_TYPES = ("model", "reward_model")
+MODEL_TYPES = ("model", "reward_model", "process_reward")
 LAYOUT = {"completions": ("questions.jsonl", "completions.jsonl"), "verdicts": ("verdicts.jsonl",),
           "pairs": ("train.jsonl", "dev.jsonl"), "reward_model": ("reward.json", "reward.safetensors"),
+          "process_reward": ("process.json", "process.safetensors"),
           "evaluation": ("evaluation.json",), "model": ()}
 
 

@@ -262,7 +262,8 @@ class Controller:
                 "inputs": {role: str(path) for role, path in inputs.items()},
                 "data": self._config.data.source_config(), "rollout": self._prepared.rollout, "seed": node.seed,
                 "root_seed": self._config.root.seed,
-                "output": str(work / "output"), "scratch": str(work / "scratch"), "events": str(work / "events.jsonl")}
+                "output": str(work / "output"), "scratch": str(work / "scratch"), "events": str(work / "events.jsonl"),
+                "kept": str(self._store.kept)}
 
     def _log_path(self, node: Node) -> Path:
         return self._run_dir / "logs" / f"{node.name}.log"

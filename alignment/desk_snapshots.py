@@ -11,8 +11,8 @@ import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignment.kinds import Pairs
 from alignment.plan import PlannedStage
+from alignment.preference_kinds import Pairs
 from data.schema import UserError
 
 URLS = ("sqlite:", "postgresql:", "postgresql+psycopg:")

@@ -68,9 +68,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
 def export_model(source: Path, out: Path, dtype: str | None) -> None:
     """Copies a model's folder; its weights cast to `dtype` where one is given."""
     check_model(source, where="export")
-    if (source / "reward.json").is_file():
-        raise UserError(f"{source} is a reward model: the head that scores (reward.json) is no part of the Hugging "
-                        "Face format, so that a plain folder would lose it; copy the folder as it is")
+    for head, what in (("reward.json", "reward model"), ("process.json", "process reward model")):
+        if (source / head).is_file():
+            raise UserError(f"{source} is a {what}: the head that scores ({head}) is no part of the Hugging Face "
+                            "format, so that a plain folder would lose it; copy the folder as it is")
     weights = weight_files(source)
     copy(source, out)
     if dtype is None:

@@ -20,6 +20,7 @@ from alignment.kinds import (
     Optimised,
     Ppo,
     Pretrain,
+    ProcessReward,
     RewardModel,
     Rloo,
     Sample,
@@ -28,12 +29,14 @@ from alignment.kinds import (
 )
 from alignment.layout import ALONE, Layout, share_rows
 from alignment.model_size import Size
+from alignment.preference_kinds import Judge
 
 MIB = 2**20
 FLOAT, HALF = 4, 2  # bytes; every model is loaded and saved in fp32
-LIBRARIES = {Pretrain: 660, Sft: 660, RewardModel: 630, Dpo: 680, Ppo: 540, Grpo: 700, Rloo: 700, Sample: 510,
-             Evaluate: 560}  # MiB
+LIBRARIES = {Pretrain: 660, Sft: 660, RewardModel: 630, ProcessReward: 630, Dpo: 680, Ppo: 540, Grpo: 700, Rloo: 700,
+             Sample: 510, Evaluate: 560}  # MiB
 PLAIN = 50  # MiB of a stage without torch
+JUDGED = 256  # completions that a judge is asked about at a time
 VLLM = 350  # MiB that vLLM adds to that
 READ_TOKENS = 8192  # a batch of alignment/likelihood.py and of RewardModel.score
 LOGITS_KEPT = 1 << 27  # as in alignment/trainers.py and reward/model.py
@@ -146,15 +149,18 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
          reward_model: Size | None = None, layout: Layout = ALONE) -> float | None:
     """Bytes that a process of a stage of this config holds at its peak, `size` being its model's; None where that is
     not known. `held_out`: pairs to measure on."""
-    libraries = LIBRARIES.get(type(config), PLAIN) * MIB
-    if type(config) not in LIBRARIES:
+    local = isinstance(config, Judge) and config.judge == "local"
+    libraries = LIBRARIES.get(Sample if local else type(config), PLAIN) * MIB
+    if type(config) not in LIBRARIES and not local:
         return libraries
     if size is None:
         return None
     match config:
+        case Judge():
+            return libraries + size.parameters * data.width + generation(size, JUDGED, 1, config.max_tokens, data)
         case Pretrain() | Sft():
             return libraries + supervised(config, size, data, layout)
-        case RewardModel() | Dpo():
+        case RewardModel() | ProcessReward() | Dpo():
             return libraries + preferences(config, size, data, layout, held_out=held_out)
         case Ppo() | GroupTraining():
             return libraries + reinforced(config, size, data, layout, reward_model=reward_model)
@@ -182,13 +188,14 @@ def supervised(config: Pretrain | Sft, size: Size, data: Rows, layout: Layout) -
         activations(size, tokens, config, masked=True) + logits(size, learnt), *others)
 
 
-def preferences(config: RewardModel | Dpo, size: Size, data: Rows, layout: Layout, *, held_out: int) -> float:
-    """Both sides of a pair are a row each."""
+def preferences(config: RewardModel | ProcessReward | Dpo, size: Size, data: Rows, layout: Layout, *,
+                held_out: int) -> float:
+    """Both sides of a pair are a row each; a judged completion is one."""
     model = trained(size, config, rank=config.lora_rank).shared(layout)
-    rows = 2 * share_rows(config, layout.world, where=config.kind)[0]
+    rows = (1 if isinstance(config, ProcessReward) else 2) * share_rows(config, layout.world, where=config.kind)[0]
     tokens = rows * min(config.max_length, data.whole)
     read = min(READ_TOKENS, held_out * data.whole)
-    if isinstance(config, RewardModel):
+    if isinstance(config, RewardModel | ProcessReward):
         step, scoring = activations(size, tokens, config, masked=False), reading(size, read)
         if config.features != "scalar":
             step += logits(size, rows * data.solution)

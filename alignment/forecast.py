@@ -25,10 +25,9 @@ from alignment.kinds import (
     Dpo,
     Evaluate,
     GroupTraining,
-    Judge,
-    Pairs,
     Ppo,
     Pretrain,
+    ProcessReward,
     RewardModel,
     Sample,
     SelfSampling,
@@ -39,6 +38,7 @@ from alignment.kinds import (
 from alignment.layout import ALONE, Layout
 from alignment.model_size import Size, from_config, read_size
 from alignment.plan import BASE, PlannedStage
+from alignment.preference_kinds import Judge, Pairs
 from data.files import is_local
 from data.finance.generator import solution_text
 from data.preferences import read_pairs
@@ -187,12 +187,16 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
             pairs = before[stage.inputs["pairs"]]
             done = training(config, f"{pairs.rows:,} pairs", rows=2 * config.batch_size)
             return dataclasses.replace(done, held_out=pairs.held_out)
+        case ProcessReward():
+            done = training(config, f"{read.rows:,} judged completions", rows=config.batch_size)
+            return dataclasses.replace(done, held_out=math.ceil(config.dev_fraction * read.rows))
         case Sample():
             return generating(config.num_questions, config.num_questions * config.num_samples, config.max_new_tokens)
         case Judge():
-            return Work(f"{read.rows:,} completions", questions=read.questions, rows=read.rows)
+            return judging(config, read)
         case Pairs():
-            made = min(read.questions * config.max_pairs_per_question, read.rows)
+            made = read.questions * sum(cap for sort, cap in caps(config).items() if sort in config.build)
+            made = min(made, read.rows * len(config.build))
             human = human_pairs(config, source)
             return Work(f"{made:,} pairs of samples, {human:,} of people", rows=made + human,
                         held_out=math.ceil(config.dev_fraction * (made + human)))
@@ -209,7 +213,7 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
     raise TypeError(f"no forecast of {type(config).__name__}")
 
 
-def training(config: Pretrain | Sft | RewardModel | Dpo, text: str, *, rows: int) -> Work:
+def training(config: Pretrain | Sft | RewardModel | ProcessReward | Dpo, text: str, *, rows: int) -> Work:
     """Optimizer steps on `rows` rows of at most `max_length` tokens each."""
     return Work(text, steps=config.max_steps, trained=config.max_steps * rows * config.max_length)
 
@@ -244,6 +248,24 @@ def rollouts(config: Ppo | GroupTraining, *, steps: int = 0) -> Work:
                 trained=completions * config.num_epochs * config.max_new_tokens)
 
 
+def judging(config: Judge, read: Work) -> Work:
+    """What a model is asked: of each completion every task, of each two to compare both orders."""
+    asked = 0
+    if config.judge != "rule":
+        asked = read.rows * sum(task not in ("outcome_rule", "pairwise", "principles") for task in config.tasks)
+        asked += 2 * read.questions * config.comparisons * any(task in ("pairwise", "principles")
+                                                               for task in config.tasks)
+    told = f", {asked:,} replies of {config.model}" if asked else ""
+    return Work(f"{read.rows:,} completions{told}", questions=read.questions, rows=read.rows,
+                generated=asked * config.max_tokens)
+
+
+def caps(config: Pairs) -> dict[str, int]:
+    """sort of pair -> how many of it a question can have; of comparisons there are as many as the judge has made."""
+    cap = config.max_pairs_per_question
+    return {"outcome": cap, "naive": cap, "comparisons": cap, "process": config.max_steps_per_question}
+
+
 def human_pairs(config: Pairs, source: Mapping[str, Any]) -> int:
     if config.human == "embedded":
         return len(shipped_pairs(source)) if source["source"] == "finance" else 0
@@ -258,8 +280,8 @@ def artifact_bytes(stage: PlannedStage, done: Work, size: Size | None, rows: Row
     config = stage.config
     question = ROW_BYTES + TOKEN_BYTES * rows.whole
     match config:
-        case Judge():
-            return done.rows * ROW_BYTES
+        case Judge():  # each row quotes its completion; a reply is there twice, in its row and for replay
+            return done.rows * (ROW_BYTES + TOKEN_BYTES * rows.solution) + 2 * TOKEN_BYTES * done.generated
         case Pairs():
             return done.rows * (question + TOKEN_BYTES * rows.solution)
         case Sample():  # a token is there as text and as an id

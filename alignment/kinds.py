@@ -1,7 +1,8 @@
 """The kinds of stage a recipe can name: for each its typed config, the inputs it takes and what it makes.
 
 Pure declarations: nothing here imports torch, and nothing here runs. A key's default, help, limits and whether it can
-change the result (keys that cannot are left out of a stage's identity) are said once, here and in alignment/keys.py.
+change the result (keys that cannot are left out of a stage's identity) are said once, here and in the rooms
+beside it, alignment/keys.py and alignment/preference_kinds.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import fnmatch
 
 from alignment.keys import StageConfig, Watched, key
+from alignment.preference_kinds import Judge, Pairs, Sample
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,41 +99,6 @@ class Sft(TrainingConfig):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Sample(StageConfig):
-    """Completions of a policy by the rollout engine."""
-
-    num_questions: int = key(800, "questions to sample for", low=1)
-    num_samples: int = key(8, "completions per question", low=1)
-    temperature: float = key(1.0, "0 = greedy", low=0)
-    top_p: float = key(1.0, "nucleus", low=0, high=1)
-    max_new_tokens: int = key(96, "completion length limit", low=1)
-    split: str = key("train", "which questions", choices=("train", "dev", "test"))
-    purpose: str = key("preferences", "name of the draw of training questions: the same name draws the same ones")
-
-
-@dataclasses.dataclass(kw_only=True)
-class Judge(StageConfig):
-    """Verdicts on completions."""
-
-    judge: str = key("rule", "which judge", choices=("rule",))
-
-
-@dataclasses.dataclass(kw_only=True)
-class Pairs(StageConfig):
-    """One preference dataset from verdicts and human annotations, with provenance and splits."""
-
-    human: str | None = key("embedded", "file of human pairs, or the annotator's desk's database (path or URL), whose "
-                                         "judgments are exported to a file first; `embedded` = the shipped *simulated* "
-                                         "ones; null = none")
-    human_weight: float = key(1.0, "weight of a human pair in the losses", low=0)
-    ai_weight: float = key(1.0, "weight of an AI or rule pair in the losses", low=0)
-    max_pairs_per_question: int = key(4, "cap of pairs made from one question", low=1)
-    dev_fraction: float = key(0.1, "share of questions held out of the training pairs", low=0, high=0.9)
-    gold_fallback: str = key("never", "use the gold solution as chosen: never; missing = where no sample was correct; "
-                                      "always", choices=("never", "missing", "always"))
-
-
-@dataclasses.dataclass(kw_only=True)
 class RewardModel(TrainingConfig):
     """Bradley-Terry reward model."""
 
@@ -141,7 +108,17 @@ class RewardModel(TrainingConfig):
     center_rewards: float = key(0.01, "weight of the penalty on the squared sum of a pair's scores", low=0)
 
 
-BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model")
+@dataclasses.dataclass(kw_only=True)
+class ProcessReward(TrainingConfig):
+    """A process reward model: whether each step is right, learnt from a judge's first wrong steps."""
+
+    features: str = key("likelihood", "what a step's score is made of; see reward/process_model.py",
+                        choices=("scalar", "likelihood", "regret"))
+    max_length: int = key(256, "tokens of prompt and completion; longer completions are dropped and counted", low=16)
+    dev_fraction: float = key(0.1, "share of questions held out", low=0, high=0.9)
+
+
+BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model", "process_reward")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -152,8 +129,8 @@ class Rewarded(StageConfig):
                                       "that the stage runs")
     reward_weights: dict[str, float] = key({"rule": 1.0, "reward_model": 0.0},
                                            "weight of each part of the reward; 0 = logged only. Further parts: "
-                                           "rule_steps, the share of right steps, each paid where it ends; and "
-                                           "`rewards`")
+                                           "rule_steps, the share of right steps, each paid where it ends; "
+                                           "process_reward, the same by the model of that input; and `rewards`")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -402,7 +379,7 @@ class Kind:
     """What the controller must know of a kind before it runs one."""
 
     config: type[StageConfig]
-    makes: str  # "model", "completions", "verdicts", "pairs", "reward_model", "evaluation"
+    makes: str  # "model", "completions", "verdicts", "pairs", "reward_model", "process_reward", "evaluation"
     takes: dict[str, str]  # role -> what it must be; a trailing "?" = optional; "*" = any other text
     reads_data: bool = False  # asks the recipe's data source for rows
     uses_rollout: bool = False  # generates text with the rollout engine
@@ -418,20 +395,20 @@ class Kind:
         return next(found, "").rstrip("?")
 
 
+PAID = {"policy": "model", "reward_model": "reward_model?", "process_reward": "process_reward?"}
 KINDS: dict[str, Kind] = {
     "pretrain": Kind(Pretrain, "model", {"model": "model?"}, reads_data=True),
     "sft": Kind(Sft, "model", {"model": "model", "completions": "completions?", "verdicts": "verdicts?"},
                 reads_data=True, uses_rollout=True),
-    "sample": Kind(Sample, "completions", {"policy": "model"}, reads_data=True, uses_rollout=True),
-    "judge": Kind(Judge, "verdicts", {"completions": "completions"}),
+    "sample": Kind(Sample, "completions", {"policy": "model?"}, reads_data=True, uses_rollout=True),
+    "judge": Kind(Judge, "verdicts", {"completions": "completions", "model": "model?"}, uses_rollout=True),
     "pairs": Kind(Pairs, "pairs", {"completions": "completions", "verdicts": "verdicts"}),
     "reward_model": Kind(RewardModel, "reward_model", {"model": "model", "pairs": "pairs"}),
-    "ppo": Kind(Ppo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
-                uses_rollout=True),
-    "grpo": Kind(Grpo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
-                 uses_rollout=True),
-    "rloo": Kind(Rloo, "model", {"policy": "model", "reward_model": "reward_model?"}, reads_data=True,
-                 uses_rollout=True),
+    "process_reward": Kind(ProcessReward, "process_reward", {"model": "model", "completions": "completions",
+                                                             "verdicts": "verdicts"}),
+    "ppo": Kind(Ppo, "model", PAID, reads_data=True, uses_rollout=True),
+    "grpo": Kind(Grpo, "model", PAID, reads_data=True, uses_rollout=True),
+    "rloo": Kind(Rloo, "model", PAID, reads_data=True, uses_rollout=True),
     "dpo": Kind(Dpo, "model", {"policy": "model", "pairs": "pairs"}),
     "evaluate": Kind(Evaluate, "evaluation", {"reward_*": "reward_model?", "*": "model"}, reads_data=True,
                      uses_rollout=True),

@@ -36,7 +36,8 @@ def check(evaluation: PlannedStage, data: Mapping[str, Any], sealed: Iterable[tu
     source = open_source(dict(data))
     held_out = HeldOut.of(source.questions("test", count=config.questions_drawn, seed=data["seed"]))
     sealed = list(sealed)
-    learnt = {stage.inputs["completions"] for stage, _ in sealed if getattr(stage.config, "from_verdicts", False)}
+    learnt = {stage.inputs["completions"] for stage, _ in sealed if getattr(stage.config, "from_verdicts", False)
+              or stage.kind.makes == "process_reward"}
     rows = [training_rows(stage, folder, learnt=stage.name in learnt) for stage, folder in sealed]
     if data.get("source", "finance") != "finance" and any(stage.kind.reads_data for stage, _ in sealed):
         rows.append(source_rows(source))  # the generator's splits are apart by construction

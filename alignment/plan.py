@@ -79,6 +79,9 @@ def _check_meaning(name: str, config: StageConfig) -> None:
     if isinstance(config, Rewarded):
         _check_reward_names(name, config)
     weights = getattr(config, "reward_weights", {})
+    if weights.get("process_reward") and "process_reward" not in config.inputs:
+        raise UserError(f"{name}.reward_weights.process_reward: {name}.inputs.process_reward is not given; name the "
+                        "stage that makes the model")
     if (weights.get("reward_model") or getattr(config, "critic_from", "") == "reward_model") and (
             "reward_model" not in config.inputs):
         raise UserError(f"{name} uses the reward model (reward_weights.reward_model or critic_from), but "

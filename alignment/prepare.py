@@ -16,11 +16,12 @@ from alignment.config import RunConfig, rollout_engine
 from alignment.costs import Costs
 from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
-from alignment.kinds import Pairs, Pretrain, Sft
+from alignment.kinds import Pretrain, Sft
 from alignment.layout import ALONE, Layout
 from alignment.origin import BaseModel, find
 from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
+from alignment.preference_kinds import Pairs
 from alignment.seeds import derive
 from alignment.store import Store
 from data.files import is_local, read_conversations, read_documents

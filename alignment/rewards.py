@@ -15,13 +15,14 @@ from data.schema import Completion, Question
 from reward import Reward
 from reward.mixture import Scale, WeightedReward
 from reward.model import ModelReward
+from reward.process_model import ProcessReward
 from reward.verifiable import RuleReward, StepsReward
 
 
 def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: MutableMapping[str, Scale], *,
                 rehearsal: Sequence[Question] = ()) -> WeightedReward:
-    """The rule, its steps where they have a weight, the reward model where it is an input, and the user's own; the
-    model's scores are standardised.
+    """The rule, its steps where they have a weight, the reward model and the process reward model where they are
+    inputs, and the user's own; the reward model's scores are standardised.
 
     `scales` is filled in place by the first batch; keep it with a checkpoint. The user's own rewards are tried on the
     questions of the `rehearsal`: UserError, before anything is generated, for one that cannot be loaded or fails there.
@@ -33,6 +34,10 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
     if "reward_model" in stage.inputs:
         rewards["reward_model"] = ModelReward.load(
             stage.inputs["reward_model"], tokenizer, device=best_device(),
+            dtype="bfloat16" if stage.config.precision == "bf16" else "float32")
+    if "process_reward" in stage.inputs:
+        rewards["process_reward"] = ProcessReward.load(
+            stage.inputs["process_reward"], tokenizer, device=best_device(),
             dtype="bfloat16" if stage.config.precision == "bf16" else "float32")
     for name, target in stage.config.rewards.items():
         rewards[name] = own = OwnReward.read(f"{stage.name}.rewards.{name}", target).load()

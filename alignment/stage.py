@@ -45,7 +45,8 @@ class Stage:
     """What a stage is given.
 
     `seed` belongs to this stage alone; `data` is the recipe's data-source config; `inputs` maps a role to the folder
-    of a sealed artifact; `scratch` survives a restart of the same stage and is deleted on sealing.
+    of a sealed artifact; `scratch` survives a restart of the same stage and is deleted on sealing; `kept` outlives
+    stages and runs, and may hold nothing that could change a result.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     output: Path
     scratch: Path
     events: Path
+    kept: Path | None = None  # None: there is no such folder, and nothing is kept
 
     def derive(self, *path: str | int) -> int:
         """A seed for a place inside this stage."""
@@ -113,7 +115,8 @@ def load_job(path: Path) -> Stage:
                  inputs={role: Path(folder) for role, folder in job["inputs"].items()}, data=job["data"],
                  rollout=Rollout(**job["rollout"]), seed=job["seed"], root_seed=job["root_seed"],
                  output=Path(job["output"]),
-                 scratch=Path(job["scratch"]), events=Path(job["events"]))
+                 scratch=Path(job["scratch"]), events=Path(job["events"]),
+                 kept=Path(job["kept"]) if "kept" in job else None)
 
 
 def receive_job() -> Path:

@@ -4,6 +4,7 @@
     <runs_dir>/store/<kind>-<identity>/...                 sealed: files and manifest.json
     <runs_dir>/store/.work/<kind>-<identity>/output/...    being made; never read
     <runs_dir>/store/.locks/<kind>-<identity>.lock         held by whoever is making it
+    <runs_dir>/store/.kept/...                             what outlives stages and changes no result: paid replies
 
 A stage writes into `output`; sealing writes the manifest there and renames the folder to its place in one step, so at
 every moment an artifact is either whole or absent.
@@ -129,6 +130,11 @@ class Store:
     def work(self, kind: str, identity: str) -> Path:
         """Where the artifact is made; `scratch` in it survives a restart."""
         return self.root / ".work" / f"{kind}-{identity[:16]}"
+
+    @property
+    def kept(self) -> Path:
+        """What stages may leave for later ones of any run, and no result depends on."""
+        return self.root / ".kept"
 
     def lock(self, kind: str, identity: str) -> Lock:
         return Lock(self.lock_path(f"{kind}-{identity[:16]}"))

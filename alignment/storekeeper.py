@@ -70,10 +70,12 @@ def du(store: Store, used: dict[Path, list[str]]) -> str:
             kinds[name][1] += weight
             kinds[name][2] += 0 if artifact.path in used else weight
     unfinished = sum(map(size, store.unfinished()))
+    replies = list((store.kept / "replies").rglob("*.json"))
+    paid = [("paid replies", str(len(replies)), decimal(size(store.kept)), "")] if replies else []
     ordered = sorted(kinds.items(), key=lambda entry: (entry[0] == "together", -entry[1][1]))
     return rows([("kind", "artifacts", "size", "of it unused"),
                  *((name, str(count), decimal(weight), decimal(unused)) for name, (count, weight, unused) in ordered),
-                 ("unfinished", str(len(store.unfinished())), decimal(unfinished), decimal(unfinished))])
+                 ("unfinished", str(len(store.unfinished())), decimal(unfinished), decimal(unfinished)), *paid])
 
 
 def gc(store: Store, used: dict[Path, list[str]], *, delete: bool) -> str:

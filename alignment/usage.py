@@ -96,7 +96,8 @@ def text(config_dirs: Sequence[str] = ()) -> str:
                       ("launch", LaunchConfig)):
         lines += ["", f"Keys of {name}, as {name}.KEY=VALUE:", *keys(cls)]
     lines += ["", "Keys of every stage, as STAGE.KEY=VALUE:", *keys(StageConfig)]
-    lines += ["", "Keys of every stage that trains (pretrain, sft, reward_model, dpo); defaults differ by kind:",
+    trained = ", ".join(name for name, kind in KINDS.items() if issubclass(kind.config, TrainingConfig))
+    lines += ["", f"Keys of every stage that trains ({trained}); defaults differ by kind:",
               *keys(TrainingConfig, without=StageConfig)]
     for name, kind in KINDS.items():
         shared = TrainingConfig if issubclass(kind.config, TrainingConfig) else StageConfig

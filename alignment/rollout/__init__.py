@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Generation", "PushError", "Sampling", "TransformersEngine", "VllmEngine", "make_engine"]
 
 
-def make_engine(model_path: Path, rollout: Rollout, *, max_length: int,
-                model: PreTrainedModel | None = None) -> Engine:
+def make_engine(model_path: Path, rollout: Rollout, *, max_length: int, model: PreTrainedModel | None = None,
+                guided: bool = False) -> Engine:
     """An engine for prompts and completions of `max_length` tokens together: vLLM where `rollout` names it (what `auto`
     means is settled before a stage starts, alignment/config.py), else transformers.
 
     Its weights are read from `model_path`, or, with no second reading from disk, are those of `model`, which is the
-    trainer's copy of it.
+    trainer's copy of it. `guided`: vLLM is made ready to hold texts to a JSON schema.
     """
     if rollout.engine == "vllm":
         return VllmEngine(model_path, max_length=max_length, max_num_seqs=rollout.max_num_seqs,
-                          kv_cache_mb=rollout.kv_cache_mb, dtype=rollout.dtype, model=model)
+                          kv_cache_mb=rollout.kv_cache_mb, dtype=rollout.dtype, model=model, guided=guided)
     return TransformersEngine(model_path, max_length=max_length, max_num_seqs=rollout.max_num_seqs,
                               dtype=rollout.dtype, model=model)

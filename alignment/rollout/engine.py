@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +17,8 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 1.0  # 0 = greedy
     top_p: float = 1.0
+    allowed: tuple[int, ...] = ()  # no token but these, where there are any; logprobs are among them
+    schema: dict[str, Any] | None = None  # JSON schema that the text must fit: vLLM alone can hold a model to one
 
 
 @dataclasses.dataclass(frozen=True)

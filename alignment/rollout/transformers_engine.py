@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from alignment.device import placed
 from alignment.rollout.engine import Generation, Sampling
 from alignment.rollout.requests import check_requests, inference, stop_token_ids
+from data.schema import UserError
 
 ROOM = 32  # spare places in the cache, so that it is copied once in that many tokens
 SHRINK = 0.9  # finished rows leave the cache once fewer than this share of its rows are live
@@ -52,6 +53,8 @@ class TransformersEngine:
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Generation]:
         check_requests(prompts, seeds, self.max_length)
+        if sampling.schema is not None:
+            raise UserError("the transformers engine cannot hold a text to a JSON schema; use rollout=vllm")
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]), i))
         results: list[Generation | None] = [None] * len(prompts)
         with inference(self.model):
@@ -171,6 +174,9 @@ def sample(logits: torch.Tensor, sampling: Sampling,
     p_i / e_i with e ~ Exp(1) is largest at i with probability p_i (the exponential race, that is Gumbel-max).
     At temperature 0 the token is the most likely one and the logprob is the one at temperature 1.
     """
+    if sampling.allowed:
+        allowed = torch.tensor(sampling.allowed, device=logits.device)
+        logits = torch.full_like(logits, float("-inf")).index_copy_(-1, allowed, logits[..., allowed])
     if sampling.temperature == 0:
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.argmax(-1)

@@ -27,6 +27,8 @@ from alignment.rollout.requests import check_requests, inference, stop_token_ids
 
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: weights are pushed by reference
                "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+GUIDED = {"structured_outputs_config": {  # white space would be free between any two of JSON's signs, without end
+    "backend": "xgrammar", "disable_any_whitespace": True}}
 PROBES, PROBE_LENGTH, PROBE_NEW = 4, 16, 8
 TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.5  # 16 bits: catches wrong weights (errors of 0.9 and more were seen), not stale ones
@@ -38,8 +40,9 @@ class VllmEngine:
     name = "vllm"
 
     def __init__(self, model_path: Path, *, max_length: int, max_num_seqs: int = 256, kv_cache_mb: int = 512,
-                 dtype: str = "float32", model: PreTrainedModel | None = None) -> None:
-        """Reads the weights from `model_path`, or, where `model` is given, from it alone."""
+                 dtype: str = "float32", model: PreTrainedModel | None = None, guided: bool = False) -> None:
+        """Reads the weights from `model_path`, or, where `model` is given, from it alone. `guided`: can hold texts to a
+        JSON schema, for which it reads the tokenizer as well."""
         os.environ.update(ENVIRONMENT)
         self.max_length = max_length
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -49,12 +52,12 @@ class VllmEngine:
 
             self._vllm: Any = vllm
             self._llm: Any = self._vllm.LLM(
-                str(model_path), dtype=dtype, enforce_eager=True, skip_tokenizer_init=True, seed=0,
+                str(model_path), dtype=dtype, enforce_eager=True, skip_tokenizer_init=not guided, seed=0,
                 load_format="auto" if model is None else "dummy", disable_log_stats=True,
                 max_model_len=max_length, max_num_seqs=max_num_seqs, kv_cache_memory_bytes=kv_cache_mb << 20,
                 # A prompt split over steps crashes seeded requests on CPUs (vLLM 0.31: `gen.set_offset`).
                 enable_chunked_prefill=False, max_num_batched_tokens=max(max_length, 8192),
-                logprobs_mode="processed_logprobs")
+                logprobs_mode="processed_logprobs", **(GUIDED if guided else {}))
         if model is None:
             self._read_stop_ids(model_path)
         else:
@@ -69,7 +72,8 @@ class VllmEngine:
         check_requests(prompts, seeds, self.max_length)
         settings = [self._vllm.SamplingParams(
             max_tokens=min(sampling.max_new_tokens, self.max_length - len(prompt)), temperature=sampling.temperature,
-            top_p=sampling.top_p, seed=seed, stop_token_ids=self.stop_ids, logprobs=0, detokenize=False)
+            top_p=sampling.top_p, seed=seed, stop_token_ids=self.stop_ids, logprobs=0, detokenize=False,
+            allowed_token_ids=list(sampling.allowed) or None, structured_outputs=self._form(sampling))
             for prompt, seed in zip(prompts, seeds, strict=True)]
         generations = []
         for result in self._run(prompts, settings):
@@ -79,9 +83,18 @@ class VllmEngine:
             generations.append(Generation(token_ids, logprobs, output.finish_reason))
         return generations
 
+    def _form(self, sampling: Sampling) -> Any:
+        """What the text is held to, in vLLM's words."""
+        if sampling.schema is None:
+            return None
+        from vllm.sampling_params import StructuredOutputsParams
+
+        return StructuredOutputsParams(json=sampling.schema)
+
     def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
         """vLLM's results, one a request, in order."""
-        with process_kept():
+        with process_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # its use of a grammar library's old arguments
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
             return list(self._llm.generate(requests, settings, use_tqdm=False))
 

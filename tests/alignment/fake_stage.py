@@ -29,11 +29,12 @@ def write_model(folder: Path, vocabulary: dict[str, int] = VOCABULARY, weights: 
 def write_artifact(kind: str, output: Path, weights: str) -> None:
     row = json.dumps({"operand_key": "train-1", "prompt": "1 + 1?"}) + "\n"
     match kind:
-        case "pretrain" | "sft" | "ppo" | "grpo" | "rloo" | "dpo" | "reward_model":
+        case "pretrain" | "sft" | "ppo" | "grpo" | "rloo" | "dpo" | "reward_model" | "process_reward":
             write_model(output, weights=weights)
-            if kind == "reward_model":
-                (output / "reward.json").write_text("{}")
-                (output / "reward.safetensors").write_text("r")
+            if kind in ("reward_model", "process_reward"):
+                head = kind.partition("_")[0]
+                (output / f"{head}.json").write_text("{}")
+                (output / f"{head}.safetensors").write_text("r")
         case "sample":
             (output / "questions.jsonl").write_text(os.environ.get("FAKE_ROW", row))
             (output / "completions.jsonl").write_text(row)

@@ -11,7 +11,18 @@ import pyarrow.parquet
 import pytest
 
 from alignment import contracts, leakage
-from alignment.kinds import KINDS, Evaluate, Pairs, Ppo, Pretrain, RewardModel, Sample, Sft, StageConfig
+from alignment.kinds import (
+    KINDS,
+    Evaluate,
+    Pairs,
+    Ppo,
+    Pretrain,
+    ProcessReward,
+    RewardModel,
+    Sample,
+    Sft,
+    StageConfig,
+)
 from alignment.plan import PlannedStage
 from data.schema import UserError
 from data.sources import open_source
@@ -101,8 +112,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 READS = [(kind, role.replace("*", "x"), what.rstrip("?")) for kind, entry in KINDS.items()
          for role, what in entry.takes.items()]  # every edge
 MODEL_READS = [(kind, role, what) for kind, role, what in READS if what in contracts.MODEL_TYPES]
-MAKERS = {"model": "sft", "reward_model": "reward_model", "completions": "sample", "verdicts": "judge",
-          "pairs": "pairs"}
+MAKERS = {"model": "sft", "reward_model": "reward_model", "process_reward": "process_reward", "completions": "sample",
+          "verdicts": "judge", "pairs": "pairs"}
 
 
 def model(folder: Path, what: str = "model") -> Path:
@@ -250,11 +261,13 @@ def test_every_edge_that_rows_can_leak_through(tmp_path: Path, monkeypatch: pyte
         leak(tmp_path, row, config, name)
 
 
-def test_completions_of_held_out_questions_may_be_looked_at_and_not_learnt_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learner", [Sft(kind="sft", from_verdicts=True), ProcessReward(kind="process_reward")],
+                         ids=["sft", "process_reward"])
+def test_completions_of_held_out_questions_may_be_looked_at_and_not_learnt_from(learner: StageConfig,
+                                                                                tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text(json.dumps({"operand_key": "test-1"}) + "\n")
-    sample, rft = Sample(kind="sample", split="test"), Sft(kind="sft", from_verdicts=True)
-    evaluation = planned(Evaluate(kind="evaluate"))
-    reader = PlannedStage("rft", KINDS["sft"], rft, {"completions": "sample"})
+    sample, evaluation = Sample(kind="sample", split="test"), planned(Evaluate(kind="evaluate"))
+    reader = PlannedStage("learner", KINDS[learner.kind], learner, {"completions": "sample"})
     sealed = [(planned(sample), tmp_path), (reader, tmp_path)]
     assert leakage.check(evaluation, {"seed": 0}, sealed[:1]) == 0
     with pytest.raises(UserError, match=r"questions\.jsonl:1"):

@@ -186,6 +186,8 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
                           "leave --dtype out"),
     "a format that does not exist": (lambda model: None, ["--dtype=int8"], "invalid choice"),
     "a reward model": (lambda model: (model / "reward.json").write_text("{}"), [], "is a reward model"),
+    "a process reward model": (lambda model: (model / "process.json").write_text("{}"), [],
+                               "is a process reward model"),
     "an adapter of nothing": (adapter(lambda base: None), [], "base_model_name_or_path is None"),
     "an adapter of what is gone": (adapter(lambda base: "/none"), [], "not a Hugging Face model folder"),
     "a pickled adapter": (adapter(str, lambda folder: (folder / "adapter_model.safetensors").rename(
