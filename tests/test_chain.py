@@ -16,6 +16,7 @@ import pytest
 from alignment.repro import main as repro
 from data.annotate.cli import main as annotate
 from data.annotate.desk import Desk
+from tests.alignment.judged import sampled
 from tests.data.real_files import TATQA, needs_tatqa
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,33 @@ def test_a_critic_with_another_template_than_the_policy_is_refused(runs: Path, t
                     f"reward_model.adopt={other}", "ppo.critic_from=reward_model")
     assert done.returncode == 2 and "template" in done.stderr and "Traceback" not in done.stderr
     assert record(runs / "ppo_fin" / "other")["stages"]["ppo"]["status"] == "failed"
+
+
+STEPS = """\
+# @package _global_
+defaults: [findap, /kind@process_reward: process_reward, /kind@ppo: ppo, _self_]
+process_reward: {inputs: {model: sft, completions: sample, verdicts: judge}, max_steps: 4, batch_size: 4}
+ppo: {inputs: {policy: sft, process_reward: process_reward}, reward_weights: {rule: 1.0, process_reward: 0.5}}
+evaluate: {inputs: {ppo: ppo}}
+"""
+
+
+def test_judged_steps_become_pairs_and_pay_ppo(runs: Path, tmp_path: Path) -> None:
+    """On samples with planted errors in the place of a raw model's: FAP and SCP pairs, DPO on both, a process reward
+    model and PPO on it."""
+    sampled(tmp_path / "samples")
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "steps.yaml").write_text(STEPS)
+    done = finalign("recipe=steps", "--config-dir", str(tmp_path), "scale=tiny", f"runs_dir={runs}", "gates=warn",
+                    f"sample.adopt={tmp_path / 'samples'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = record(runs / "steps" / "seed1-tiny")["stages"]
+    assert stages["pairs"]["metrics"]["process"] > 0 < stages["pairs"]["metrics"]["origin.rule"]
+    assert {stages[name]["status"] for name in ("pretrain", "sft")} == {"reused"}
+    assert {stages[name]["status"] for name in ("pairs", "dpo", "process_reward", "ppo", "evaluate")} == {"ran"}
+    lines = [json.loads(line) for line in (runs / "steps" / "seed1-tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert any("reward_process_reward" in line for line in lines if line["stage"] == "ppo")
+    assert repro(["verify", str(runs / "steps" / "seed1-tiny" / "run.json")]) == 0
 
 
 @needs_tatqa
