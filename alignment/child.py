@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from alignment.layout import Layout
 from alignment.store import Lock
 
 STAGE_COMMAND = (sys.executable, "-m", "alignment.stage", "--attached")
@@ -45,6 +46,23 @@ def separately(command: Sequence[str], environment: dict[str, str]) -> Launch:
         return subprocess.Popen([*command, kind], stdin=stdin.fileno(), stdout=log, stderr=subprocess.STDOUT,
                                 env=environment, start_new_session=True)
     return launch
+
+
+def ranks_command(layout: Layout, module: str = "alignment.stage") -> tuple[str, ...]:
+    """Starts a stage's processes (alignment/ranks.py): on this machine, or by Slurm once on each of several, which meet
+    at a port of this one."""
+    command = (sys.executable, "-m", "alignment.ranks", str(layout.processes), str(layout.nodes))
+    if layout.nodes == 1:
+        return (*command, "127.0.0.1:0", module)
+    srun = ("srun", f"--nodes={layout.nodes}", f"--ntasks={layout.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit")
+    return (*srun, *command, f"{socket.gethostname()}:{free_port()}", module)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment import contracts, gates, leakage, nursery, pinning, unfinished
-from alignment.child import STAGE_COMMAND, Child, ended_by, separately
+from alignment.child import STAGE_COMMAND, Child, ended_by, ranks_command, separately
 from alignment.display import TYPICAL_SECONDS, Display
 from alignment.kinds import Evaluate
 from alignment.pinning import CORES
@@ -182,7 +182,9 @@ class Controller:
                 return
 
     def _spawn(self, node: Node) -> Child:
-        return Child.start(node.stage.config.kind, self._launch, log=self._log_path(node))
+        layout = self._prepared.layout.of(node.stage.kind)
+        launch = self._launch if layout.world == 1 else separately(ranks_command(layout), self._environment)
+        return Child.start(node.stage.config.kind, launch, log=self._log_path(node))
 
     def _reuse(self, node: Node) -> bool:
         """Takes the sealed artifact of this identity, if there is one and it is not forced away."""
@@ -262,6 +264,7 @@ class Controller:
                 "inputs": {role: str(path) for role, path in inputs.items()},
                 "data": self._config.data.source_config(), "rollout": self._prepared.rollout, "seed": node.seed,
                 "root_seed": self._config.root.seed,
+                "layout": dataclasses.asdict(self._prepared.layout.of(node.stage.kind)),
                 "output": str(work / "output"), "scratch": str(work / "scratch"), "events": str(work / "events.jsonl"),
                 "kept": str(self._store.kept)}
 
@@ -331,7 +334,7 @@ class Controller:
             case "peak":
                 running.peak_mib = event["mib"]
             case "error":
-                running.error = (event["user"], event["text"])
+                running.error = running.error or (event["user"], event["text"])  # the first of several processes
 
     def _seal(self, node: Node, lock: Lock, *, seconds: float, metrics: dict[str, Any] | None = None,
               notes: list[str] | None = None, log: list[dict[str, Any]] | None = None,

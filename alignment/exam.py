@@ -17,6 +17,7 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.device import placed
+from alignment.group import Group
 from alignment.kinds import Evaluate
 from alignment.likelihood import LabelledRow, likelihoods
 from alignment.models import load_policy, load_tokenizer
@@ -149,8 +150,8 @@ class Policy:
 class Hall:
     """Where policies sit the exam: one engine, made for the first and given the weights of each in turn."""
 
-    def __init__(self, rollout: Rollout, *, max_length: int) -> None:
-        self._rollout, self._max_length = rollout, max_length
+    def __init__(self, rollout: Rollout, *, max_length: int, group: Group) -> None:
+        self._rollout, self._max_length, self._group = rollout, max_length, group
         self._engine: Engine | None = None
 
     def admit(self, name: str, path: Path) -> Policy:
@@ -158,7 +159,8 @@ class Hall:
         tokenizer = load_tokenizer(path)
         model = placed(load_policy(path, dtype=self._rollout.dtype))
         if self._engine is None:
-            self._engine = make_engine(path, self._rollout, max_length=self._max_length, model=model)
+            self._engine = make_engine(path, self._rollout, max_length=self._max_length, model=model,
+                                       group=self._group)
         else:
             self._engine.push(model)
         return Policy(name, model, tokenizer, self._engine)
@@ -182,9 +184,9 @@ def sit(policy: Policy, exam: Exam, config: Evaluate, stage: Stage) -> tuple[Ans
     sampled = policy.answer(exam.questions, Sampling(max_new_tokens=limit, temperature=config.temperature),
                             num_samples=config.num_samples, mode="sampled", stage=stage)
     first = [group[0] for group in greedy]
-    texts = likelihoods(policy.model, [document_row(policy.tokenizer, document) for document in exam.texts])
-    drills = likelihoods(policy.model, [document_row(policy.tokenizer, document) for document in exam.drills])
-    cloze = likelihoods(policy.model, [document_row(policy.tokenizer, document) for document in exam.cloze])
+    texts, drills, cloze = (likelihoods(
+        policy.model, [document_row(policy.tokenizer, document) for document in documents], group=Group.of(stage))
+        for documents in (exam.texts, exam.drills, exam.cloze))
     answers = Answers(
         greedy=np.array([row.correct for row in first]),
         sampled=np.array([[row.correct for row in group] for group in sampled]),

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment import losses
 from alignment.adapters import adapter_off
 from alignment.experience import Batch
+from alignment.group import ONE, Group
 from alignment.kinds import Grpo, Rloo
 from alignment.ppo_state import Moments
 from alignment.rollout import Engine, Generation, Sampling
@@ -51,13 +52,16 @@ class GroupRollouts:
 
     def __init__(self, config: Grpo | Rloo, policy: PreTrainedModel, *, reference: PreTrainedModel | None,
                  tokenizer: PreTrainedTokenizerBase, engine: Engine, pool: Prompted, reward: Reward,
-                 scales: dict[str, Scale], seed: int) -> None:
-        """`reference`: None = the policy with its adapter switched off. `scales`: those the reward fills."""
+                 scales: dict[str, Scale], seed: int, group: Group = ONE) -> None:
+        """`reference`: None = the policy with its adapter switched off. `scales`: those the reward fills. The processes
+        of a `group` all know the whole rollout and share out what it takes to make it."""
         self.config, self.policy, self.reference, self.engine = config, policy, reference, engine
-        self.tokenizer, self.pool, self.seed = tokenizer, pool, seed
+        self.tokenizer, self.pool, self.seed, self.group = tokenizer, pool, seed, group
         self.reward, self.scales, self.moments = reward, scales, Moments()
 
     def save(self, folder: Path) -> None:
+        if self.group.rank:
+            return
         state = {"scales": self.scales, "moments": dataclasses.astuple(self.moments)}
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -141,10 +145,11 @@ class GroupRollouts:
     def _view(self, batch: Batch) -> None:
         """Log-probabilities by the policy as it is and by the reference."""
         reference = self.policy if self.reference is None else self.reference
-        for rows in batch.micro_batches(range(len(batch.prompts)), READ_TOKENS):
+        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), READ_TOKENS)):
             batch.fill(batch.old_logprobs, rows, token_logprobs(self.policy, batch, rows, self.config)[0])
             with adapter_off(self.policy) if self.reference is None else contextlib.nullcontext():
                 batch.fill(batch.reference_logprobs, rows, token_logprobs(reference, batch, rows, self.config)[0])
+        self.group.add([batch.old_logprobs, batch.reference_logprobs])
 
 
 def token_logprobs(model: PreTrainedModel, batch: Batch, rows: Sequence[int], config: Grpo | Rloo, *,

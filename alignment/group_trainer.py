@@ -1,12 +1,15 @@
 """What GRPO and RLOO share: TRL's trainers on this project's engines, rewards and questions.
 
-TRL takes its own steps on its own losses and advantages. What it learns from comes from alignment/group_rollouts.py: it
-never generates, and never looks at padding to know where a completion ends.
+TRL takes its own steps on its own losses and advantages. What it learns from comes from alignment/group_rollouts.py:
+it never generates, and never looks at padding to know where a completion ends. Of several processes each goes through
+all of its steps, on the log-probabilities of all rows; a row's are computed, and led back to the weights, by one of
+them.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,11 +22,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignment.adapters import adapted
+from alignment.adapters import adapted, trainable
 from alignment.device import placed
 from alignment.experience import Batch
+from alignment.group import Group, stand_alone
 from alignment.group_rollouts import GroupRollouts, Rollout, token_logprobs
 from alignment.kinds import Grpo, Rloo
+from alignment.layout import ALONE
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.question_pool import dev_questions, draw, greedy_accuracy, question_pool
 from alignment.rewards import make_reward
@@ -67,6 +72,7 @@ class GroupTrainer(StageTrainer):
 
     metric_names = MappingProxyType({"entropy": "entropy", "clip_ratio/region_mean": "clip_fraction"})
     unit = "iteration"
+    by_accelerate = False
     args: Any
     beta: Any
     ref_model: Any
@@ -83,9 +89,12 @@ class GroupTrainer(StageTrainer):
         vars(self.model).pop("forward")  # TRL's output layer: ours leaves out what no loss asks for
         self.beta, self.ref_model = config.kl_coefficient, REFERENCE
         self.add_callback(_EndOfIteration(self))
-        if self.accelerator.num_processes > 1:
-            raise UserError(f"{stage.name}: a stage of kind {config.kind} trains in one process, not in "
-                            f"{self.accelerator.num_processes}")
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the last forward pass before an optimizer step
+            self.group.add_gradients([parameter for _, parameter in trainable(self.model)])
+        return loss
 
     def roll(self, chosen: Sequence[int]) -> Rollout:
         """The rollout of the questions at these places, each as often as it has completions."""
@@ -126,14 +135,26 @@ class GroupTrainer(StageTrainer):
             seen = self.rollout.batch
             return (seen.reference_logprobs if model is REFERENCE else seen.old_logprobs), None, None
         batch = without_padding(input_ids, attention_mask.bool(), logits_to_keep)
-        rows = range(len(batch.prompts))
-        found = token_logprobs(self.model, batch, rows, self.stage.config, with_entropy=True)
-        logprobs, entropies = (input_ids.new_zeros(batch.mask.shape, dtype=torch.float32) for _ in found)
-        for values, tokens in zip((logprobs, entropies), found, strict=True):
-            assert tokens is not None
-            batch.fill(values, rows, tokens)
+        rows = self.group.mine(range(len(batch.prompts)))
+        logprobs, entropies = (input_ids.new_zeros(batch.mask.shape, dtype=torch.float32) for _ in range(2))
+        if rows:
+            found = token_logprobs(self.model, batch, rows, self.stage.config, with_entropy=True)
+            for values, tokens in zip((logprobs, entropies), found, strict=True):
+                assert tokens is not None
+                batch.fill(values, rows, tokens)
+        else:  # so that there is something to lead back, if only to 0
+            logprobs = logprobs + 0.0 * next(weight for _, weight in trainable(self.model)).sum()
+        logprobs, entropies = self._with_others(logprobs), self._with_others(entropies)
         spare = (0, logits_to_keep - batch.mask.shape[1])
         return torch.nn.functional.pad(logprobs, spare), torch.nn.functional.pad(entropies, spare), None
+
+    def _with_others(self, values: Tensor) -> Tensor:
+        """A process's rows of a table that is 0 elsewhere, and everyone else's, through which no gradient goes."""
+        if self.group.size == 1:
+            return values
+        everyone = values.detach().clone()
+        self.group.add([everyone])
+        return values + (everyone - values.detach())
 
 
 def trained_on(output: dict[str, Tensor], kept: Sequence[int], *, parts: int) -> dict[str, Tensor]:
@@ -161,7 +182,9 @@ def without_padding(input_ids: Tensor, real: Tensor, completion_width: int) -> B
 def group_arguments(stage: Stage) -> dict[str, Any]:
     """Keyword arguments that both of TRL's config classes take."""
     config: Grpo | Rloo = stage.config
-    return training_arguments(stage) | {
+    if stage.layout != ALONE:
+        stand_alone()
+    return training_arguments(dataclasses.replace(stage, layout=ALONE)) | {
         "save_steps": config.save_every * config.steps_per_iteration, "logging_first_step": False,
         "bf16": False,  # the precision is that of `token_logprobs`; the engine has its own
         "num_generations": config.num_samples, "generation_batch_size": config.num_prompts * config.num_samples,
@@ -175,6 +198,7 @@ def train(stage: Stage, trainer_class: type[GroupTrainer], args: Any, *, method:
     """Trains the policy, measures it, leaves its folder in `stage.output`."""
     quiet()
     config: Grpo | Rloo = stage.config
+    group = Group.of(stage)
     tokenizer, policy = load_tokenizer(stage.inputs["policy"]), placed(load_policy(stage.inputs["policy"]))
     if not has_plain_head(policy):
         raise UserError(f"{stage.name}: {method} cannot train a model of type {policy.config.model_type!r}: it changes "
@@ -183,19 +207,20 @@ def train(stage: Stage, trainer_class: type[GroupTrainer], args: Any, *, method:
     policy = adapted(policy, config, seed=stage.derive("adapter"))
     pool, dev = question_pool(stage, tokenizer, policy), dev_questions(stage, tokenizer, policy)
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
-                         model=policy)
+                         model=policy, group=group)
     scales: dict[str, Scale] = {}
     rollouts = GroupRollouts(config, policy, reference=reference, tokenizer=tokenizer, engine=engine, pool=pool,
                              reward=make_reward(stage, tokenizer, scales, rehearsal=pool.questions[:2]), scales=scales,
-                             seed=stage.seed)
+                             seed=stage.seed, group=group)
     trainer = trainer_class(rollouts=rollouts, stage=stage, dev=dev, args=args)
     trainer.run()
     final = trainer.dev_accuracy()
     stage.log(config.num_iterations, dev_accuracy=final.value)
     engine.close()
-    save_policy(policy, tokenizer, stage.output, name=stage.name,
-                description=f"Aligned by {method} in finalign's stage `{stage.name}`: {config.num_iterations} "
-                            f"iterations of {config.num_prompts * config.num_samples} completions.")
+    if stage.leads:
+        save_policy(policy, tokenizer, stage.output, name=stage.name,
+                    description=f"Aligned by {method} in finalign's stage `{stage.name}`: {config.num_iterations} "
+                                f"iterations of {config.num_prompts * config.num_samples} completions.")
     last = trainer.history[-RESULT_ITERATIONS:]
     stage.result(dev_accuracy=final.to_json(), **{name: statistics.fmean(metrics[name] for metrics in last)
                                                   for name in ("reward", "reward_rule", "kl_sequence", "truncated")})

@@ -345,7 +345,7 @@ class Dpo(TrainingConfig):
                                         "FinDAP's own form, a user turn of question, begun answer and \"What is the "
                                         "next step?\"", choices=("continue", "ask"))
     precompute_reference: str = key("never", "the reference reads the pairs once before training, not in each step: "
-                                             "auto = where a process's steps go over more than all of them",
+                                             "auto = where the steps go over more than all of them",
                                     choices=("never", "auto", "always"))
     max_length: int = key(256, "tokens of prompt and completion; longer pairs are dropped and counted", low=16)
 

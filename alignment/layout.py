@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from alignment import pinning
-from alignment.kinds import Kind, Ppo, StageConfig, TrainingConfig
+from alignment.kinds import GroupTraining, Kind, SelfSampling, Sft, StageConfig, TrainingConfig
 from data.schema import UserError
 
 AUTO = "auto"
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
+CLUSTERS = ("none", "slurm")
 DEEPSPEED = ("zero2", "zero3")
+JOB = "SLURM_JOB_ID"  # set where a Slurm job runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Layout:
 ALONE = Layout()
 
 
-def make(*, processes: int | str, nodes: int, strategy: str) -> Layout:
+def make(processes: int | str, nodes: int, strategy: str) -> Layout:
     """The layout of the group `launch`; `auto` is the number of this machine's GPUs, and 1 without any."""
     return Layout(max(1, pinning.gpus()) if isinstance(processes, str) else processes, nodes, strategy)
 
@@ -66,12 +69,18 @@ def check_stages(layout: Layout, stages: Iterable[tuple[str, StageConfig]]) -> N
     for name, config in stages:
         if isinstance(config, TrainingConfig):
             share_rows(config, layout.world, where=name)
-        if isinstance(config, Ppo) and layout.world > 1 and layout.strategy in DEEPSPEED:
-            raise UserError(f"launch.strategy={layout.strategy}: {name} has a training loop of its own, which "
-                            "DeepSpeed does not take; use launch.strategy=ddp, or fsdp")
+        if layout.world > 1 and layout.strategy != "ddp" and getattr(config, "optimizer", "") == "muon":
+            raise UserError(f"launch.strategy={layout.strategy}: Muon needs a matrix whole, and a process would have a "
+                            f"share of it; use {name}.optimizer=adamw, or launch.strategy=ddp")
+        if isinstance(config, Sft) and layout.world > 1 and layout.strategy == "zero3":
+            raise UserError(f"launch.strategy=zero3: {name} keeps the weights of its best step, and DeepSpeed's third "
+                            "stage does not give them out; use launch.strategy=fsdp, or zero2")
+        if isinstance(config, SelfSampling) and layout.world > 1 and layout.strategy != "ddp":
+            raise UserError(f"launch.strategy={layout.strategy}: each process of {name} keeps all of its models; use "
+                            f"launch.strategy=ddp, and {name}.lora_rank where they do not fit (recipe ppo_fin_8b)")
 
 
-def share_rows(config: TrainingConfig, world: int, *, where: str) -> tuple[int, int]:
+def share_rows(config: TrainingConfig | GroupTraining, world: int, *, where: str) -> tuple[int, int]:
     """(rows of a forward pass, forward passes of an optimizer step) of each of `world` processes."""
     share, rest = divmod(config.batch_size, world)
     if rest:
@@ -91,6 +100,9 @@ def obstacle(layout: Layout) -> str:
         there = f"{found} GPU(s)" if found else f"no GPU and {pinning.CORES} core(s)"
         return (f"launch.processes={layout.processes}: this machine has {there}, and each process takes one; use "
                 f"launch.processes={AUTO}")
+    if layout.nodes > 1 and JOB not in os.environ:
+        return (f"launch.nodes={layout.nodes}: the other machines are reached by Slurm's srun, and this is no Slurm "
+                "job; use launch=slurm")
     if layout.world == 1 or layout.strategy == "ddp":
         return ""
     if not found:

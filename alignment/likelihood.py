@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from alignment.group import ONE, Group
 from data.chat import IGNORED
 
 if TYPE_CHECKING:
@@ -30,19 +31,30 @@ class Likelihood:
     runs: tuple[bool, ...]  # per unbroken run of labelled tokens: would greedy decoding have written exactly it?
 
 
-def likelihoods(model: PreTrainedModel, rows: Sequence[LabelledRow], *, max_tokens: int = 8192) -> list[Likelihood]:
-    """One result a row, in order; a batch holds at most `max_tokens` tokens, padding included."""
+    def numbers(self) -> list[float]:
+        return [self.logprob, self.num_tokens, len(self.runs), *self.runs]
+
+
+def likelihoods(model: PreTrainedModel, rows: Sequence[LabelledRow], *, max_tokens: int = 8192,
+                group: Group = ONE) -> list[Likelihood]:
+    """One result a row, in order; a batch holds at most `max_tokens` tokens, padding included. The processes of a
+    `group` share the batches out."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]), reverse=True)
-    results: dict[int, Likelihood] = {}
+    batches = []
+    while order:
+        size = max(1, max_tokens // len(rows[order[0]][0]))
+        batches.append(order[:size])
+        order = order[size:]
     was_training = model.training
     model.eval()
-    start = 0
-    while start < len(order):
-        size = max(1, max_tokens // len(rows[order[start]][0]))
-        batch = order[start:start + size]
-        results.update(zip(batch, _batch(model, [rows[row] for row in batch]), strict=True))
-        start += size
+    read = group.share_out(batches, lambda batch: [
+        number for each in _batch(model, [rows[row] for row in batch]) for number in each.numbers()])
     model.train(was_training)
+    results: dict[int, Likelihood] = {}
+    for batch, numbers in zip(batches, map(iter, read), strict=True):
+        for row in batch:
+            logprob, num_tokens, runs = next(numbers), int(next(numbers)), int(next(numbers))
+            results[row] = Likelihood(logprob, num_tokens, tuple(bool(next(numbers)) for _ in range(runs)))
     return [results[row] for row in range(len(rows))]
 
 

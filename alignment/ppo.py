@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment import losses
 from alignment.adapters import adapter_off
 from alignment.experience import Batch
+from alignment.group import ONE, Group
 from alignment.kinds import Ppo
 from alignment.ppo_state import PpoState
 from alignment.ppo_update import PpoUpdates, autocast, policy_logprobs
@@ -37,12 +38,13 @@ class PpoTrainer:
     """Runs iterations on a state. The reference never changes; the engine gets the policy's weights each time."""
 
     def __init__(self, config: Ppo, state: PpoState, *, reference: PreTrainedModel | None, engine: Engine,
-                 reward: Reward, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-        """`reference`: None = the policy with its adapter switched off."""
+                 reward: Reward, tokenizer: PreTrainedTokenizerBase, seed: int, group: Group = ONE) -> None:
+        """`reference`: None = the policy with its adapter switched off. The processes of a `group` all know the whole
+        batch and share out the passes over it."""
         self.config, self.state, self.engine, self.reward = config, state, engine, reward
-        self.reference, self.tokenizer, self.seed = reference, tokenizer, seed
+        self.reference, self.tokenizer, self.seed, self.group = reference, tokenizer, seed, group
         self.critic_lambda = config.gae_lambda if config.critic_lambda is None else config.critic_lambda
-        self.updates = PpoUpdates(config, state, seed=seed)
+        self.updates = PpoUpdates(config, state, seed=seed, group=group)
         if reference is not None:
             reference.eval()
         check_head(state.policy)
@@ -87,13 +89,16 @@ class PpoTrainer:
 
     def push(self) -> dict[str, float]:
         """Gives the engine the policy's weights; where it does not take them and the alarm but warns, says so."""
+        failure = None
         try:
             self.engine.push(self.state.policy)
-        except PushError:
-            if self.config.alarms["push"] != "warn":
-                raise
-            return {"push_failed": 1.0}
-        return {}
+        except PushError as error:
+            failure = error
+        if not self.group.any(failure is not None):
+            return {}
+        if self.config.alarms["push"] != "warn":
+            raise failure or PushError("the engine of another process did not take the weights")
+        return {"push_failed": 1.0}
 
     # ------------------------------------------------------------------------------------------------- experience
 
@@ -170,7 +175,7 @@ class PpoTrainer:
         """Log-probabilities by the policy as it is and by the reference, the KL between them, the critic's values."""
         config, policy, critic = self.config, self.state.policy, self.state.critic
         reference = policy if self.reference is None else self.reference
-        for rows in batch.micro_batches(range(len(batch.prompts)), config.micro_batch_tokens):
+        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), config.micro_batch_tokens)):
             with autocast(policy, config):
                 states, targets = batch.states(policy.base_model, rows)
                 logprobs, _ = policy_logprobs(policy, states, targets, config)
@@ -189,6 +194,7 @@ class PpoTrainer:
                 if critic is not None:
                     read = states if critic.shared else batch.states(critic.trunk, rows)[0]
                     batch.fill(batch.old_values, rows, critic(read, batch.trust(rows)))
+        self.group.add([batch.old_logprobs, batch.reference_logprobs, batch.kl, batch.old_values])
 
     def _credit(self, batch: Batch, scores: Tensor, cut: Sequence[int]) -> dict[str, float]:
         """Fills advantages and returns from the scores (B,), or a group's advantages (B, at least T); `cut`: the rows
@@ -234,9 +240,10 @@ class PpoTrainer:
         width = longer.mask.shape[1] - 1
         longer.reference_logprobs[:, :width] = batch.reference_logprobs[list(rows), :width]
         trunk = self.state.policy.base_model if critic.shared else critic.trunk
-        for micro in longer.micro_batches(range(len(rows)), self.config.micro_batch_tokens):
+        for micro in self.group.mine(longer.micro_batches(range(len(rows)), self.config.micro_batch_tokens)):
             with autocast(self.state.policy, self.config):
                 longer.fill(longer.old_values, micro, critic(longer.states(trunk, micro)[0], longer.trust(micro)))
+        self.group.add([longer.old_values])
         return longer.old_values[torch.arange(len(rows)), longer.lengths - 1]
 
 

@@ -42,7 +42,7 @@ class PpoRun:
     def __init__(self, stage: Stage, trainer: PpoTrainer, *, pool: Prompted, dev: Prompted) -> None:
         config: Ppo = stage.config
         self.stage, self.trainer, self.config, self.state = stage, trainer, config, trainer.state
-        self.pool, self.dev = pool, dev
+        self.pool, self.dev, self.group = pool, dev, trainer.group
         coarse = config.precision == "bf16" or stage.rollout.dtype != "float32"
         self.watch = Watch(config, coarse=coarse)
         self.rung = 0  # alarms so far
@@ -64,9 +64,10 @@ class PpoRun:
                     step = state.iteration + 1
                     undone = self._log(step, self._attempt(self._iterate))
                     self.stage.progress(state.iteration, config.num_iterations, unit="iteration")
-                    if not undone and (termination.asked or state.iteration % config.save_every == 0):
+                    asked = self.group.any(termination.asked)  # by all after the same iteration
+                    if not undone and (asked or state.iteration % config.save_every == 0):
                         self._save()
-                    if termination.asked:
+                    if asked:
                         sys.exit(128 + signal.SIGTERM)
             if not self._log(state.iteration, self._attempt(self._examine)):
                 assert self.accuracy is not None
@@ -75,8 +76,10 @@ class PpoRun:
     def _resume(self) -> None:
         """Brings the state and the watch to where the last checkpoint was written."""
         checkpoint = latest_checkpoint(self.folder)
-        delete_broken(self.folder)
-        delete_undone(self.folder)
+        self.group.wait()  # all have found the same
+        if self.stage.leads:
+            delete_broken(self.folder)
+            delete_undone(self.folder)
         if checkpoint is not None:
             self.state.load(checkpoint)
         for step, metrics in self.stage.resume_log(checkpoint):
@@ -85,6 +88,12 @@ class PpoRun:
             self._save()  # what a roll-back leads to before there is another
 
     def _save(self) -> None:
+        """A checkpoint, by the leading process; all go on once it is there."""
+        if self.stage.leads:
+            self._write()
+        self.group.wait()
+
+    def _write(self) -> None:
         made = begin_checkpoint(self.folder, self.state.iteration, attempt=self.state.rollbacks)
         self.state.save(made)
         self.stage.save_log(made)
@@ -193,4 +202,5 @@ class PpoRun:
         self.stage.log(state.iteration, **line)
         self._see(state.iteration, line)
         self._save()
-        delete_undone(self.folder)
+        if self.stage.leads:
+            delete_undone(self.folder)

@@ -1,7 +1,8 @@
 """The updates of one PPO iteration: epochs of minibatches for policy and critic, then self-imitation.
 
 Every loss is a sum over tokens divided by a count of the whole minibatch, so that micro-batches change memory and
-nothing else. Knows no engine and no reward.
+nothing else, and so do the processes they are shared out to: gradients are added up before a step. Knows no engine and
+no reward.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alignment import losses
 from alignment.experience import Batch
+from alignment.group import ONE, Group
 from alignment.kinds import Ppo
 from alignment.ppo_state import PpoState, Remembered
 from alignment.seeds import derive
@@ -32,8 +34,8 @@ class NotFinite(FloatingPointError):
 class PpoUpdates:
     """Changes a state by what a batch teaches."""
 
-    def __init__(self, config: Ppo, state: PpoState, *, seed: int) -> None:
-        self.config, self.state, self.seed = config, state, seed
+    def __init__(self, config: Ppo, state: PpoState, *, seed: int, group: Group = ONE) -> None:
+        self.config, self.state, self.seed, self.group = config, state, seed, group
         self.left_out: dict[str, float] = {}  # whose steps the iteration has left out, and how many
         self.clip_high = config.clip_range if config.clip_range_high is None else config.clip_range_high
 
@@ -76,7 +78,7 @@ class PpoUpdates:
         config, policy, critic = self.config, self.state.policy, self.state.critic
         sums = torch.zeros(6, device=batch.mask.device)  # loss, entropy, clipped, ratio, KL of the update, value loss
         largest = 0.0
-        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
+        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens)):
             with autocast(self.state.policy, self.config), torch.set_grad_enabled(True):
                 states, targets = batch.states(policy.base_model, micro)
                 logprobs, entropies = policy_logprobs(policy, states, targets, config, with_entropy=True)
@@ -103,6 +105,8 @@ class PpoUpdates:
                 moved = losses.kl_estimate(old, logprobs, "k3")
                 sums += torch.stack([part.sum() for part in (surrogate, entropies, stopped, ratio, moved, value_loss)])
                 largest = max(largest, ratio.max().item())
+        self.group.add([sums])
+        largest = max(value for [value] in self.group.gather([largest]))
         means = (sums / float(batch.lengths[list(rows)].sum())).tolist()
         metrics = dict(zip(("policy_loss", "entropy", "clip_fraction", "ratio_mean", "update_kl"), means, strict=False))
         metrics |= {"ratio_max": largest, "policy_steps": 1.0}
@@ -122,7 +126,7 @@ class PpoUpdates:
         assert critic is not None and optimizer is not None
         trunk = self.state.policy.base_model if critic.shared else critic.trunk
         total = torch.zeros((), device=batch.mask.device)
-        for micro in batch.micro_batches(rows, config.micro_batch_tokens):
+        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens)):
             with autocast(self.state.policy, self.config):
                 with torch.set_grad_enabled(not critic.shared):
                     states, _ = batch.states(trunk, micro)
@@ -130,6 +134,7 @@ class PpoUpdates:
             loss = self._mean(self._value_loss(batch, micro, values), batch, micro, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        self.group.add([total])
         norm = self._step(optimizer, "critic", total)
         return {"value_loss": total.item(), "critic_grad_norm": norm}
 
@@ -168,12 +173,13 @@ class PpoUpdates:
             batch = Batch.of([row.prompt for row in chosen], [row.completion for row in chosen], state.policy.device)
             gains = torch.tensor([row.gain for row in chosen], device=batch.lengths.device)[:, None] * batch.mask
             loss_sum = torch.zeros((), device=batch.lengths.device)
-            for rows in batch.micro_batches(range(len(chosen)), config.micro_batch_tokens):
+            for rows in self.group.mine(batch.micro_batches(range(len(chosen)), config.micro_batch_tokens)):
                 with autocast(self.state.policy, self.config):
                     logprobs, _ = policy_logprobs(state.policy, *batch.states(state.policy.base_model, rows), config)
                 loss = -(logprobs * batch.tokens(gains, rows)).sum() / gains.sum()
                 loss.backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.detach()
+            self.group.add([loss_sum])
             self._step(state.policy_optimizer, "policy", loss_sum)
             total += loss_sum.item()
         return {"imitation_loss": total / config.imitation_steps} if math.isfinite(total) else {}
@@ -182,6 +188,7 @@ class PpoUpdates:
         """Clips the gradient, steps, clears it; its norm before clipping. What is not finite is never taken: NotFinite,
         or, where the alarm but warns, the step is left out."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.group.add_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf).item()
         if math.isfinite(norm) and math.isfinite(loss.item()):
             optimizer.step()

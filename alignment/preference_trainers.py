@@ -21,6 +21,7 @@ from alignment.adapters import adapter_off
 from alignment.kinds import Dpo
 from alignment.likelihood import likelihoods
 from alignment.models import load_policy
+from alignment.shares import Part
 from alignment.stage import Stage
 from alignment.trainers import StageTrainer, training_arguments
 from data.chat import IGNORED
@@ -68,13 +69,13 @@ def make_trainer(stage: Stage, policy: PreTrainedModel, tokenizer: PreTrainedTok
         size = shared["per_device_train_batch_size"]
         if size < 2:
             raise UserError(f"{stage.name}: KTO compares the answers of a micro-batch; let it hold 2 or more")
-        single = unpaired(rows, size=size, seed=stage.derive("order"))
+        single = unpaired(rows, size=size * stage.layout.world, seed=stage.derive("order"))
         return UnpairedTrainer(
             model=policy, ref_model=make_reference(stage, policy), args=KTOConfig(**shared, loss_type=config.loss[0]),
             train_dataset=Dataset.from_list(single), processing_class=tokenizer, stage=stage)
     arguments = DPOConfig(**shared, loss_type=list(config.loss), loss_weights=list(config.loss_weights),
                           label_smoothing=config.label_smoothing)
-    before = precomputes(config, len(distinct), processes=arguments.world_size)
+    before = precomputes(config, len(distinct))
     trainer = DirectPreferenceTrainer(
         model=policy, ref_model=WithoutAdapter(policy) if before else make_reference(stage, policy), args=arguments,
         train_dataset=Dataset.from_list(list(rows)), processing_class=tokenizer, stage=stage)
@@ -88,11 +89,11 @@ def make_reference(stage: Stage, policy: PreTrainedModel) -> Any:
     return WithoutAdapter(policy) if stage.config.lora_rank else load_policy(stage.inputs["policy"])
 
 
-def precomputes(config: Dpo, distinct: int, *, processes: int) -> bool:
-    """Whether the reference reads each distinct row once, in every process, rather than every batch of the process."""
+def precomputes(config: Dpo, distinct: int) -> bool:
+    """Whether the reference reads each distinct row once rather than every batch."""
     if config.precompute_reference != "auto":
         return config.precompute_reference == "always"
-    return config.max_steps * config.batch_size / processes > distinct
+    return config.max_steps * config.batch_size > distinct
 
 
 def logprobs(model: PreTrainedModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
@@ -122,6 +123,29 @@ class DirectPreferenceTrainer(StageTrainer, DPOTrainer):
     metric_names = MappingProxyType({
         "rewards/accuracies": "pair_accuracy", "rewards/margins": "margin", "logps/chosen": "chosen_logprob",
         "logps/rejected": "rejected_logprob"})
+    row_tokens = staticmethod(lambda row: len(row["chosen_ids"]))  # the NLL's; all other losses are means over rows
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.now = Part()
+        if self.group.size > 1:
+            self._gather, self.accelerator.gather = self.accelerator.gather, self._gather_rows
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        if self.group.size > 1:
+            self.now, config = self.part(), self.stage.config
+            self.loss_weights = [weight * (self.now.tokens if name == "sft" else self.now.rows)
+                                 for name, weight in zip(config.loss, config.loss_weights, strict=True)]
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _gather_rows(self, values: Tensor) -> Tensor:
+        """What TRL measures of every process's rows, which need not be equally many."""
+        if values.ndim == 0:
+            gathered: Tensor = self._gather(values)
+            return gathered
+        found = self.group.gather(values.tolist() if self.now.rows else [])
+        return values.new_tensor([value for each in found for value in each])
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
@@ -131,13 +155,16 @@ class DirectPreferenceTrainer(StageTrainer, DPOTrainer):
         size = self.args.per_device_train_batch_size
         order = sorted(distinct, key=lambda row: max(len(row["chosen_ids"]), len(row["rejected_ids"]))
                        + len(row["prompt_ids"]))
+        batches = [order[start:start + size] for start in range(0, len(order), size)]
         found: dict[int, tuple[float, float]] = {}
+
+        def read(batch: list[Tokens]) -> list[float]:
+            chosen, rejected = self.compute_ref_log_probs(self.model, self._prepare_inputs(self.data_collator(batch)))
+            return [*chosen.tolist(), *rejected.tolist()]
+
         self.model.eval()
-        for start in range(0, len(order), size):
-            batch = self._prepare_inputs(self.data_collator(order[start:start + size]))
-            chosen, rejected = self.compute_ref_log_probs(self.model, batch)
-            found.update(zip(map(id, order[start:start + size]), zip(chosen.tolist(), rejected.tolist(), strict=True),
-                             strict=True))
+        for batch, sums in zip(batches, self.group.share_out(batches, read), strict=True):
+            found.update(zip(map(id, batch), zip(sums[:len(batch)], sums[len(batch):], strict=True), strict=True))
         self.model.train()
         self.train_dataset = Dataset.from_list([
             {**row, "ref_chosen_logps": found[id(row)][0], "ref_rejected_logps": found[id(row)][1]} for row in rows])
@@ -149,6 +176,15 @@ class UnpairedTrainer(StageTrainer, KTOTrainer):
 
     metric_names = MappingProxyType({
         "rewards/margins": "margin", "logps/chosen": "chosen_logprob", "logps/rejected": "rejected_logprob"})
+    row_tokens = staticmethod(lambda row: 1)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        part = self.part()
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.group.size == 1:
+            return found
+        return (part.rows * found[0], found[1]) if return_outputs else part.rows * found
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset

@@ -82,7 +82,7 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     base_model = None
     if any(BASE in stage.inputs.values() for stage in stages):
         base_model = find(config.model.path, config.model.revision)
-    laid_out = layout.make(**dataclasses.asdict(config.launch))
+    laid_out = layout.make(config.launch.processes, config.launch.nodes, config.launch.strategy)
     layout.check_stages(laid_out, ((stage.name, stage.config) for stage in stages if not stage.adopted))
     rollout = dataclasses.asdict(config.rollout)
     if any(stage.kind.uses_rollout for stage in stages):
@@ -234,10 +234,7 @@ def workers(prepared: Prepared) -> int:
 
 def check_machine(prepared: Prepared) -> None:
     """This machine can lay the stages' processes out as asked."""
-    problem = layout.obstacle(prepared.layout)
-    if prepared.layout.world > 1 and not problem:
-        problem = f"launch.processes={prepared.layout.processes}: a stage is one process; use launch.processes=1"
-    if problem:
+    if problem := layout.obstacle(prepared.layout):
         raise UserError(problem)
 
 

@@ -7,7 +7,9 @@ from collections.abc import MutableMapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from alignment.device import best_device
+from alignment.group import Group
 from alignment.own_rewards import LoadedReward, OwnReward
+from alignment.shared_reward import SharedReward
 from alignment.stage import Stage
 from data.chat import completion_ids
 from data.finance.generator import solution_text
@@ -42,6 +44,9 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
     for name, target in stage.config.rewards.items():
         rewards[name] = own = OwnReward.read(f"{stage.name}.rewards.{name}", target).load()
         rehearse(own, rehearsal, tokenizer)
+    group = Group.of(stage)
+    if group.size > 1:
+        rewards = {name: SharedReward(f"reward {name}", reward, group) for name, reward in rewards.items()}
     return WeightedReward(rewards, weights, standardised=["reward_model"], scales=scales)
 
 

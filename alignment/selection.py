@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.adapters import trainable
+from alignment.sharding import like, whole
 from alignment.stage import Stage
 
 
@@ -34,7 +35,7 @@ class BestWeights(TrainerCallback):
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         metrics = self.measure(kwargs["model"])
-        if state.is_world_process_zero:
+        if self.stage.leads:
             self.stage.log(state.global_step, **metrics)
         if self.consider(state.global_step, metrics[self.key]):
             self.weights = {name: parameter.detach().clone() for name, parameter in trainable(kwargs["model"])}
@@ -54,10 +55,14 @@ class BestWeights(TrainerCallback):
         """Puts the best weights back into the model."""
         with torch.no_grad():
             for name, parameter in trainable(model):
-                parameter.copy_(self.weights[name])
+                parameter.copy_(like(self.weights[name], parameter))
 
     def save(self, folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in self.weights.items()}, folder / "best.safetensors")
+        """Called by all processes; the leading one writes."""
+        weights = {name: whole(value).contiguous() for name, value in self.weights.items()}
+        if not self.stage.leads:
+            return
+        save_file(weights, folder / "best.safetensors")
         state = {"step": self.step, "value": self.value, "worse": self.worse}
         (folder / "best.json").write_text(json.dumps(state), encoding="utf-8")
 

@@ -1,7 +1,8 @@
 """The child's side of a stage: read the job, run the kind's module, leave an artifact and its metrics.
 
 Run by the controller as `python -m alignment.stage --attached KIND`: it loads the kind's module while an earlier stage
-still runs, reads the job file's path from stdin, and ends when the controller does. By hand, to look at one stage:
+still runs, reads the job file's path from stdin, and ends when the controller does; by alignment/ranks.py, once for
+each of several processes, as `python -m alignment.stage --rank KIND JOB.json`. By hand, to look at one stage:
 `python -m alignment.stage JOB.json`. A stage module `alignment.stages.<kind>` has one entry
 point, `run(stage: Stage) -> None`. It writes its artifact into `stage.output`; the controller alone seals it.
 """
@@ -16,6 +17,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -24,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment.kinds import KINDS, StageConfig
+from alignment.layout import ALONE, Layout
 from alignment.seeds import derive
 from data.schema import UserError
 
+LOST = "by peer"  # of what torch says where another process has gone
 EVENTS = "events.jsonl"  # in a checkpoint: the metrics logged before it
 
 
@@ -46,7 +50,8 @@ class Stage:
 
     `seed` belongs to this stage alone; `data` is the recipe's data-source config; `inputs` maps a role to the folder
     of a sealed artifact; `scratch` survives a restart of the same stage and is deleted on sealing; `kept` outlives
-    stages and runs, and may hold nothing that could change a result.
+    stages and runs, and may hold nothing that could change a result. Of several processes each runs the whole stage, and
+    number 0 alone is heard; what the others write into their `output` is not read.
     """
 
     name: str
@@ -61,12 +66,21 @@ class Stage:
     scratch: Path
     events: Path
     kept: Path | None = None  # None: there is no such folder, and nothing is kept
+    layout: Layout = ALONE  # of the stage's processes
+    rank: int = 0  # this process's number
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that is heard."""
+        return self.rank == 0
 
     def derive(self, *path: str | int) -> int:
         """A seed for a place inside this stage."""
         return derive(self.seed, *path)
 
     def _event(self, **event: Any) -> None:
+        if not self.leads and event["event"] != "error":
+            return
         with self.events.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n")
 
@@ -90,8 +104,9 @@ class Stage:
         if checkpoint is None:
             return []
         text = (checkpoint / EVENTS).read_text(encoding="utf-8")
-        with self.events.open("a", encoding="utf-8") as file:
-            file.write(text)
+        if self.leads:
+            with self.events.open("a", encoding="utf-8") as file:
+                file.write(text)
         return [(row["step"], row["metrics"]) for row in map(json.loads, text.splitlines())]
 
     def note(self, text: str) -> None:
@@ -107,16 +122,18 @@ class Stage:
         self._event(event="result", metrics=metrics)
 
 
-def load_job(path: Path) -> Stage:
-    """The stage a job file describes."""
+def load_job(path: Path, *, rank: int | None = None) -> Stage:
+    """The stage a job file describes, as process number `rank` of its layout sees it, or one alone."""
     job = json.loads(path.read_text(encoding="utf-8"))
     config_class: type[StageConfig] = KINDS[job["kind"]].config
+    scratch = Path(job["scratch"])
     return Stage(name=job["name"], kind=job["kind"], config=config_class(**job["config"]),
                  inputs={role: Path(folder) for role, folder in job["inputs"].items()}, data=job["data"],
                  rollout=Rollout(**job["rollout"]), seed=job["seed"], root_seed=job["root_seed"],
-                 output=Path(job["output"]),
-                 scratch=Path(job["scratch"]), events=Path(job["events"]),
-                 kept=Path(job["kept"]) if "kept" in job else None)
+                 output=scratch / f"process-{rank}" if rank else Path(job["output"]), scratch=scratch,
+                 events=Path(job["events"]),
+                 kept=Path(job["kept"]) if "kept" in job else None,
+                 layout=ALONE if rank is None else Layout(**job["layout"]), rank=rank or 0)
 
 
 def receive_job() -> Path:
@@ -126,14 +143,21 @@ def receive_job() -> Path:
     other one makes the same artifact while this one, its controller killed, still lives.
     """
     line = b""
-    with socket.socket(fileno=os.dup(0)) as stdin:
-        while not line.endswith(b"\n"):
-            part, _, _, _ = socket.recv_fds(stdin, 4096, 1)
-            if not part:
-                sys.exit(0)  # the controller is gone, or had no need of this process
-            line += part
+    while not line.endswith(b"\n"):
+        part = read_stdin()
+        if not part:
+            sys.exit(0)  # the controller is gone, or had no need of this process
+        line += part
     threading.Thread(target=_end_with_controller, daemon=True).start()
     return Path(os.fsdecode(line.rstrip(b"\n")))
+
+
+def read_stdin() -> bytes:
+    """What has come on stdin, a lock with it; b"" at its end. On another machine stdin is a pipe, and no lock comes."""
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        return os.read(0, 4096)
+    with socket.socket(fileno=os.dup(0)) as stdin:
+        return socket.recv_fds(stdin, 4096, 1)[0]
 
 
 def _end_with_controller() -> None:
@@ -149,24 +173,40 @@ def peak_mib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units, 1)
 
 
+def work(stage: Stage) -> None:
+    """Runs the kind's module, in one process or as one of several."""
+    module = importlib.import_module(f"alignment.stages.{stage.kind}")
+    if stage.layout == ALONE:
+        module.run(stage)
+        return
+    group = importlib.import_module("alignment.group")
+    group.join()
+    module.run(stage)
+    group.leave()
+
+
 def main(argv: list[str]) -> int:
     """Exit codes: 0 done, 1 failed, 2 the user's input is wrong (the last event says what)."""
     if argv[0] == "--attached":
         with contextlib.suppress(ImportError):  # raised again below, where it can be reported
             importlib.import_module(f"alignment.stages.{argv[1]}")
         stage = load_job(receive_job())
+    elif argv[0] == "--rank":
+        threading.Thread(target=_end_with_controller, daemon=True).start()
+        stage = load_job(Path(argv[2]), rank=int(os.environ["RANK"]))
     else:
         stage = load_job(Path(argv[0]))
     stage.output.mkdir(parents=True, exist_ok=True)
     stage.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        importlib.import_module(f"alignment.stages.{stage.kind}").run(stage)
+        work(stage)
     except UserError as error:
         stage._event(event="error", user=True, text=str(error))
         traceback.print_exc()
         return 2
     except Exception as error:  # whatever it is, the controller reports it; an interrupt has nothing to report
-        stage._event(event="error", user=False, text=f"{type(error).__name__}: {error}")
+        if stage.layout == ALONE or LOST not in str(error):  # another process failed first, and that is the news
+            stage._event(event="error", user=False, text=f"{type(error).__name__}: {error}")
         raise
     stage._event(event="peak", mib=peak_mib())
     return 0

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -20,9 +20,12 @@ from typing import Any, Protocol
 import datasets
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -40,8 +43,12 @@ from trl import SFTTrainer
 
 from alignment.adapters import trainable
 from alignment.checkpoints import CHECKPOINTS, Termination, delete_broken, end_checkpoint, latest_checkpoint
+from alignment.group import Group
 from alignment.kinds import GroupTraining, TrainingConfig
+from alignment.layout import DEEPSPEED, Layout, share_rows
 from alignment.optim import make_optimizer
+from alignment.sharding import load_trained, trained_state
+from alignment.shares import Part, ShareCollator, parts
 from alignment.stage import Stage
 from data.schema import UserError
 
@@ -52,7 +59,8 @@ ALTERED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "l
 
 
 class Memory(Protocol):
-    """What a stage remembers beside the trainer's own state, such as its best weights so far."""
+    """What a stage remembers beside the trainer's own state, such as its best weights so far. All its processes save
+    and load; the leading one alone writes."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -76,15 +84,11 @@ def training_arguments(stage: Stage) -> dict[str, Any]:
     """
     config: TrainingConfig | GroupTraining = stage.config
     cuda = torch.cuda.is_available()
-    processes = max(1, TrainingArguments(output_dir=str(stage.scratch), use_cpu=not cuda, report_to="none").world_size)
-    micro = config.micro_batch_size or max(1, config.batch_size // processes)
-    if config.batch_size % (micro * processes):
-        raise UserError(f"{stage.name}: batch_size {config.batch_size} is not a multiple of micro_batch_size {micro} x "
-                        f"{processes} process(es)")
+    micro, passes = share_rows(config, stage.layout.world, where=stage.name)
     return {
         "output_dir": str(stage.scratch / CHECKPOINTS), "max_steps": config.max_steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // (micro * processes),
+        "gradient_accumulation_steps": passes,
         "learning_rate": config.learning_rate, "lr_scheduler_type": SCHEDULES[config.schedule],
         "warmup_steps": config.warmup_steps, "max_grad_norm": config.max_grad_norm,
         "bf16": config.precision == "bf16", "use_cpu": not cuda, "dataloader_pin_memory": cuda,
@@ -94,7 +98,34 @@ def training_arguments(stage: Stage) -> dict[str, Any]:
         "save_strategy": "steps", "save_steps": config.save_every, "save_total_limit": None,  # ours: end_checkpoint
         "eval_strategy": "no", "remove_unused_columns": False, "report_to": "none", "disable_tqdm": True,
         "log_level": "error", "seed": stage.derive("train"), "data_seed": stage.derive("order"),
+        **strategy_arguments(stage.layout, config),
     }
+
+
+def strategy_arguments(layout: Layout, config: TrainingConfig | GroupTraining) -> dict[str, Any]:
+    """What has Accelerate share a model out by the layout's strategy; nothing where every process keeps all of it."""
+    if layout.world == 1 or layout.strategy == "ddp":
+        return {}
+    if layout.strategy in DEEPSPEED:
+        return {"deepspeed": {
+            "zero_optimization": {"stage": int(layout.strategy.removeprefix("zero")), "overlap_comm": True,
+                                  "stage3_gather_16bit_weights_on_model_save": True},
+            "bf16": {"enabled": config.precision == "bf16"}, "gradient_clipping": "auto",
+            "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+            "zero_allow_untested_optimizer": True}}
+    return {"fsdp": True, "gradient_checkpointing": False, "fsdp_config": {
+        "version": 2, "reshard_after_forward": True, "activation_checkpointing": config.gradient_checkpointing}}
+
+
+IN_FORCE = {DistributedType.MULTI_CPU: ("ddp",), DistributedType.MULTI_GPU: ("ddp",), DistributedType.FSDP: ("fsdp",),
+            DistributedType.DEEPSPEED: DEEPSPEED}
+
+
+def check_strategy(layout: Layout, found: DistributedType) -> None:
+    """Raises UserError where Accelerate would train by another strategy than was asked for: it says nothing itself."""
+    if layout.world > 1 and layout.strategy not in IN_FORCE.get(found, ()):
+        raise UserError(f"launch.strategy={layout.strategy}: Accelerate would train by {found.value} here; use "
+                        "launch.strategy=ddp, or a machine with GPUs")
 
 
 class _Progress(TrainerCallback):
@@ -105,7 +136,7 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
-        if state.is_world_process_zero and (now - self.last > 0.25 or state.global_step >= state.max_steps):
+        if self.trainer.stage.leads and (now - self.last > 0.25 or state.global_step >= state.max_steps):
             self.last = now
             done, total = (steps // self.trainer.unit_steps for steps in (state.global_step, state.max_steps))
             self.trainer.stage.progress(done, total, unit=self.trainer.unit)
@@ -117,15 +148,17 @@ class _StopWhenAsked(TrainerCallback):
     The checkpoint does not say that training is to stop, unless that was its last step anyway: see `has_ended`.
     """
 
-    def __init__(self, termination: Termination, unit_steps: int) -> None:
-        self.termination, self.unit_steps, self.stopped = termination, unit_steps, False
+    def __init__(self, termination: Termination, group: Group, unit_steps: int) -> None:
+        self.termination, self.group, self.unit_steps = termination, group, unit_steps
+        self.asked = self.stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.termination.asked and state.global_step % self.unit_steps == 0:
+        self.asked = self.group.any(self.termination.asked)  # by all in the same step
+        if self.asked and state.global_step % self.unit_steps == 0:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.termination.asked and not control.should_training_stop:
+        if self.asked and not control.should_training_stop:
             self.stopped = control.should_training_stop = True
 
 
@@ -139,14 +172,19 @@ class StageTrainer(Trainer):
     """The mixin: name it before the TRL trainer, `class MyTrainer(StageTrainer, DPOTrainer)`."""
 
     metric_names: Mapping[str, str] = MappingProxyType({})  # TRL's name of a metric -> ours, beside those all have
+    row_tokens: Callable[[dict[str, Any]], int] | None = None  # what a loss without labels is a mean over, of a row
+    by_accelerate = True  # whether Accelerate shares out batches and models; else the trainer does itself
     unit, unit_steps = "step", 1  # what is counted on the screen and in the log, and how many optimizer steps it has
     model: Any
 
     def __init__(self, *args: Any, stage: Stage, memory: Memory | None = None, **kwargs: Any) -> None:
-        self.stage, self.memory = stage, memory
+        self.stage, self.memory, self.group = stage, memory, Group.of(stage)
         self.line: dict[str, float] = {}  # metrics for the next line of the log, beside TRL's
         self.history: list[dict[str, float]] = []  # all lines, those before a restart included
+        self._parts: Iterator[Part] = iter(())
         super().__init__(*args, **kwargs)
+        if self.by_accelerate:
+            check_strategy(stage.layout, self.accelerator.distributed_type)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Progress(self))
 
@@ -165,9 +203,9 @@ class StageTrainer(Trainer):
         checkpoint = latest_checkpoint(folder)
         if checkpoint is not None and self.memory is not None:
             self.memory.load(checkpoint)
-        if self.is_world_process_zero():
+        if self.stage.leads:
             delete_broken(folder)
-            self.history = [line for _, line in self.stage.resume_log(checkpoint)]
+        self.history = [line for _, line in self.stage.resume_log(checkpoint)]
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if has_ended(state):
@@ -176,18 +214,51 @@ class StageTrainer(Trainer):
                 align_special_tokens(self.model, self.processing_class)  # as `train` does first
                 return
         with Termination() as termination:
-            stop = _StopWhenAsked(termination, self.unit_steps)
+            stop = _StopWhenAsked(termination, self.group, self.unit_steps)
             self.add_callback(stop)
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.stopped:
             sys.exit(128 + signal.SIGTERM)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches one process would see; of several, each takes its rows of them."""
+        if self.group.size == 1 or not self.by_accelerate:
+            return super().get_train_dataloader()
+        rows: Any = self.train_dataset
+        collator: Any = self.data_collator
+        loader: DataLoader[Any] = DataLoader(
+            rows, batch_size=self._train_batch_size * self.group.size, sampler=self._get_train_sampler(),
+            collate_fn=ShareCollator(collator, self.group, type(self).row_tokens),
+            pin_memory=self.args.dataloader_pin_memory)
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True,
+            use_seedable_sampler=True, data_seed=self.accelerator.dataloader_config.data_seed)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._parts = iter(parts(batches, self.group))
+        return batches, count
+
+    def part(self) -> Part:
+        """Of the next forward pass of an optimizer step."""
+        return next(self._parts, Part())
+
+    def over_all(self, mean: Tensor, part: Part) -> float:
+        """The mean over all rows, of which `mean` is that over this process's."""
+        if self.group.size == 1:
+            return mean.item()
+        total = part.rows * mean
+        self.group.add([total])
+        return total.item() / self.group.size
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card each time
-        if self.is_world_process_zero():
-            folder = self.stage.scratch / CHECKPOINTS / f"checkpoint-{self.state.global_step}"
-            if self.memory is not None:
-                self.memory.save(folder)
+        if self.by_accelerate or self.stage.leads:  # where not, every process takes itself for the leading one
+            Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card each time
+        folder = self.stage.scratch / CHECKPOINTS / f"checkpoint-{self.state.global_step}"
+        if self.memory is not None:
+            self.memory.save(folder)
+        self.group.wait()  # for what each of them has written
+        if self.stage.leads:
             self.stage.save_log(folder)
             end_checkpoint(folder)
 
@@ -195,11 +266,12 @@ class StageTrainer(Trainer):
         """A checkpoint's weights: what training changes, as the rest is that of the stage's input."""
         assert output_dir is not None
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_file({name: parameter.detach().contiguous() for name, parameter in trainable(self.model)},
-                  Path(output_dir) / SAFE_WEIGHTS_NAME)
+        state = trained_state(self.model) if state_dict is None else {
+            name: state_dict[name] for name, _ in trainable(self.model)}
+        save_file({name: value.contiguous() for name, value in state.items()}, Path(output_dir) / SAFE_WEIGHTS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME), strict=False)
+        load_trained(self.model, load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line of metrics.jsonl. Raises FloatingPointError where training has diverged."""
@@ -209,12 +281,11 @@ class StageTrainer(Trainer):
             return
         if not math.isfinite(loss):
             raise FloatingPointError(f"{self.stage.name}: the loss is {loss} at step {step}; lower the learning rate")
-        if self.is_world_process_zero():
-            names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **self.metric_names}
-            line = {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs} | self.line
-            self.stage.log(step // self.unit_steps, **line)
-            self.history.append(line)
-            self.line = {}
+        names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **self.metric_names}
+        line = {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs} | self.line
+        self.stage.log(step // self.unit_steps, **line)
+        self.history.append(line)
+        self.line = {}
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # counting parameters at every step is not free

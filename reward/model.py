@@ -50,11 +50,11 @@ class RewardModel(nn.Module):
         self.trunk, self.features = trunk, features
         options: dict[str, Any] = {"dtype": torch.float32, "device": trunk.device}
         self.direction = nn.Parameter(torch.zeros(trunk.config.get_text_config().hidden_size, **options))
-        self.offset = nn.Parameter(torch.zeros((), **options))
+        self.offset = nn.Parameter(torch.zeros(1, **options))  # one number each, as vectors: FSDP2 takes no scalars
         if features != "scalar":
-            self.token_weight = nn.Parameter(torch.ones((), **options))
+            self.token_weight = nn.Parameter(torch.ones(1, **options))
         if features == "regret":
-            self.worst_weight = nn.Parameter(torch.zeros((), **options))
+            self.worst_weight = nn.Parameter(torch.zeros(1, **options))
 
     def forward(self, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
         """(rows, length) ids and 0/1 mask of the completion's tokens, padded on the right -> (rows,) scores.
@@ -133,8 +133,12 @@ class RewardModel(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The trunk's; this and the two methods below are what trainers ask of a Hugging Face model."""
+        """The trunk's; this and what follows are what trainers ask of a Hugging Face model."""
         return self.trunk.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        return self.trunk._no_split_modules
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         self.trunk.gradient_checkpointing_enable(**options)
@@ -143,9 +147,9 @@ class RewardModel(nn.Module):
         """Nothing: the folder has its own card."""
 
     def head_state(self) -> dict[str, Tensor]:
-        """All weights but the trunk's."""
-        return {name: value.detach().cpu() for name, value in self.state_dict().items()
-                if not name.startswith("trunk.")}
+        """All weights but the trunk's, single numbers as scalars."""
+        return {name: value.detach().cpu().reshape(value.shape if name == "direction" else ())
+                for name, value in self.state_dict().items() if not name.startswith("trunk.")}
 
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *,
              trunk_state: dict[str, Tensor] | None = None) -> None:
@@ -184,7 +188,7 @@ class RewardModel(nn.Module):
         if shapes[0] != shapes[1]:
             raise UserError(f"{path}: holds {sorted(state)}, which does not fit features="
                             f"{self.features} and this trunk ({sorted(wanted)})")
-        self.load_state_dict(state, strict=False)
+        self.load_state_dict({name: value.reshape(-1) for name, value in state.items()}, strict=False)
 
 
 def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:

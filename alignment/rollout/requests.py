@@ -22,6 +22,11 @@ def check_requests(prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_l
                             "more positions")
 
 
+def shortest_first(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The prompts' places in an order that puts like lengths, and like prompts, side by side."""
+    return sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]), i))
+
+
 def stop_token_ids(*configs: GenerationConfig | PreTrainedConfig | None) -> list[int]:
     """The ids that end a completion, by the first config that names any (the generation config goes first)."""
     for config in configs:

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from alignment.device import placed
 from alignment.rollout.engine import Generation, Sampling
-from alignment.rollout.requests import check_requests, inference, stop_token_ids
+from alignment.rollout.requests import check_requests, inference, shortest_first, stop_token_ids
 from data.schema import UserError
 
 ROOM = 32  # spare places in the cache, so that it is copied once in that many tokens
@@ -55,7 +55,7 @@ class TransformersEngine:
         check_requests(prompts, seeds, self.max_length)
         if sampling.schema is not None:
             raise UserError("the transformers engine cannot hold a text to a JSON schema; use rollout=vllm")
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]), i))
+        order = shortest_first(prompts)
         results: list[Generation | None] = [None] * len(prompts)
         with inference(self.model):
             for start in range(0, len(order), self.max_num_seqs):

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.adapters import adapted
 from alignment.kinds import Dpo
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.preference_trainers import Tokens, check_losses, logprobs, make_trainer
+from alignment.sharding import gathered
 from alignment.stage import Stage
 from alignment.stats import Bootstrap
 from alignment.trainers import quiet
@@ -32,7 +33,7 @@ def run(stage: Stage) -> None:
     config: Dpo = stage.config
     check_losses(stage)
     tokenizer = load_tokenizer(stage.inputs["policy"])
-    policy = adapted(load_policy(stage.inputs["policy"]), config, seed=stage.derive("adapter"))
+    policy = starting_policy(stage)
     train, train_rows = read_pairs(stage, tokenizer, "train")
     dev, dev_rows = read_pairs(stage, tokenizer, "dev")
     if not train:
@@ -41,12 +42,17 @@ def run(stage: Stage) -> None:
     before = logprobs(policy, dev_rows)
     trainer = make_trainer(stage, policy, tokenizer, weighted(train, train_rows, seed=stage.derive("weights")))
     trainer.run()
-    if trainer.is_world_process_zero():
+    policy = gathered(policy, lambda: starting_policy(stage), leads=stage.leads)
+    if stage.leads:
         stage.result(train_rows=len(train), dev_rows=len(dev), parameters=policy.num_parameters(only_trainable=True),
                      **quality(dev, logprobs(policy, dev_rows), before, seed=stage.derive("bootstrap")))
         save_policy(policy, tokenizer, stage.output, name=stage.name,
                     description=f"Trained by finalign's stage `{stage.name}` on {len(train)} preference pairs (DPO, "
                                 f"{' + '.join(config.loss)}).")
+
+
+def starting_policy(stage: Stage) -> PreTrainedModel:
+    return adapted(load_policy(stage.inputs["policy"]), stage.config, seed=stage.derive("adapter"))
 
 
 def read_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase,

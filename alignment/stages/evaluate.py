@@ -29,6 +29,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from alignment.exam import Exam, Graded, Hall, Mode, Policy, held_out_questions, set_exam, sit
+from alignment.group import Group
 from alignment.kinds import Evaluate
 from alignment.likelihood import LabelledRow, likelihoods
 from alignment.policy_quality import Answers, Marking
@@ -59,7 +60,7 @@ def run(stage: Stage) -> None:
     held_out = held_out_questions(stage, source, list(policies.values()), count=config.questions_drawn)
     exam = set_exam(stage, source, held_out.questions[:config.num_questions])
     total, done = len(policies) + 2 * bool(reward_models), 0
-    hall = Hall(stage.rollout, max_length=held_out.max_length)
+    hall = Hall(stage.rollout, max_length=held_out.max_length, group=Group.of(stage))
     answers: dict[str, Answers] = {}
     seconds: dict[str, float] = {}
     measured: dict[str, Any] = {}
@@ -129,7 +130,7 @@ def measure_reward_models(stage: Stage, paths: Mapping[str, Path], policy: Polic
     """The `reward_models` of evaluation.json, on one set of samples and pairs for all; writes reward_samples.jsonl."""
     config: Evaluate = stage.config
     groups = sample_for_pairs(stage, policy, questions)
-    sampled = as_sampled(policy, groups, at_temperature_one=config.temperature == 1)
+    sampled = as_sampled(policy, groups, Group.of(stage), at_temperature_one=config.temperature == 1)
     pairs = draw_pairs(sampled.correct, seed=stage.derive("pairs"), limit=config.num_pairs)
     stage.note(f"reward models: {len(pairs)} held-out pairs, one a question, from {config.best_of} samples of "
                f"{policy.name} for each of {len(groups)} questions"
@@ -172,13 +173,15 @@ def sample_for_pairs(stage: Stage, policy: Policy, questions: Sequence[Question]
     return groups
 
 
-def as_sampled(policy: Policy, groups: Sequence[Sequence[Graded]], *, at_temperature_one: bool) -> Sampled:
+def as_sampled(policy: Policy, groups: Sequence[Sequence[Graded]], group: Group, *,
+               at_temperature_one: bool) -> Sampled:
     """The samples as arrays. The engine's log-probabilities are the policy's own at temperature 1 only."""
     rows = [row for group in groups for row in group]
     if at_temperature_one:
         logprobs = [float(row.completion.logprob or 0.0) for row in rows]
     else:
-        logprobs = [found.logprob for found in likelihoods(policy.model, [completion_row(policy, row) for row in rows])]
+        logprobs = [found.logprob for found in likelihoods(
+            policy.model, [completion_row(policy, row) for row in rows], group=group)]
     shape = (len(groups), len(groups[0]))
     return Sampled(
         keys=[group[0].question.operand_key for group in groups],

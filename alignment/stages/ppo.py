@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.adapters import adapted, save_adapter
 from alignment.device import placed
+from alignment.group import Group
 from alignment.kinds import Ppo
 from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.ppo import PpoTrainer
@@ -32,6 +33,7 @@ RESULT_ITERATIONS = 10  # the last ones, over which reward and KL are averaged f
 def run(stage: Stage) -> None:
     """Trains for `num_iterations`, then saves."""
     config: Ppo = stage.config
+    group = Group.of(stage)
     tokenizer, policy = load_tokenizer(stage.inputs["policy"]), placed(load_policy(stage.inputs["policy"]))
     critic = make_critic(stage, policy, tokenizer)
     reference = None if config.lora_rank else copy.deepcopy(policy).requires_grad_(False)
@@ -40,13 +42,14 @@ def run(stage: Stage) -> None:
     state = new_state(policy, critic, config)
     reward = make_reward(stage, tokenizer, state.reward_scales, rehearsal=pool.questions[:2])
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
-                         model=policy)
+                         model=policy, group=group)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
-                         reward=reward, seed=stage.seed)
+                         reward=reward, seed=stage.seed, group=group)
     training = PpoRun(stage, trainer, pool=pool, dev=dev)
     final = training.train()
     engine.close()
-    save(stage, state, tokenizer)
+    if stage.leads:
+        save(stage, state, tokenizer)
     history = training.watch.history
     stage.result(dev_accuracy=final.to_json(), alarms=training.rung, rollbacks=state.rollbacks,
                  logprob_gap_max=max(line["logprob_gap_max"] for line in history),

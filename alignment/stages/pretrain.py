@@ -17,6 +17,7 @@ from alignment.kinds import Pretrain
 from alignment.likelihood import likelihoods
 from alignment.models import load_policy, load_tokenizer, new_model, save_policy
 from alignment.packing import RowCollator, packed_rows
+from alignment.sharding import gathered
 from alignment.stage import Stage
 from alignment.trainers import LanguageModelTrainer, quiet, training_arguments
 from data.chat import render_document
@@ -47,7 +48,9 @@ def run(stage: Stage) -> None:
         train_dataset=rows, data_collator=RowCollator(tokenizer.pad_token_id), processing_class=tokenizer, stage=stage)
     trainer.run()
     after = held_out_losses(model, tokenizer, held_out)
-    if trainer.is_world_process_zero():
+    model = gathered(model, lambda: adapted(starting_model(stage, source, documents)[0], config,
+                                            seed=stage.derive("adapter")), leads=stage.leads)
+    if stage.leads:
         tokens = sum(len(ids) for ids in rows["input_ids"])
         stage.note(f"{len(documents)} documents, {tokens} tokens in {len(rows)} rows of at most {config.max_length}; "
                    f"{config.max_steps} steps see {config.max_steps * config.batch_size / len(rows):.2f} passes")

@@ -23,6 +23,7 @@ from trl import RewardConfig, RewardTrainer
 import alignment.kinds
 from alignment.adapters import adapted, merged_state, save_adapter, trainable
 from alignment.models import load_policy, load_tokenizer
+from alignment.sharding import gathered
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, calibration
 from alignment.trainers import StageTrainer, quiet, training_arguments
@@ -49,8 +50,7 @@ def run(stage: Stage) -> None:
     quiet()
     config: alignment.kinds.RewardModel = stage.config
     tokenizer = load_tokenizer(stage.inputs["model"])
-    trunk = adapted(load_policy(stage.inputs["model"]), config, seed=stage.derive("adapter"))
-    model = RewardModel(trunk, features=config.features)
+    model = starting_model(stage)
     train = read_pairs(stage, tokenizer, "train")
     dev = read_pairs(stage, tokenizer, "dev")
     if not train:
@@ -65,11 +65,17 @@ def run(stage: Stage) -> None:
         train_dataset=Dataset.from_list([as_row(pair) for pair in train]), data_collator=collate,
         processing_class=tokenizer, stage=stage)
     trainer.run()
-    if trainer.is_world_process_zero():
+    model = gathered(model, lambda: starting_model(stage), leads=stage.leads)
+    if stage.leads:
         stage.result(train_rows=len(train), dev_rows=len(dev), parameters=sum(p.numel() for _, p in trainable(model)),
                      **quality(dev, score_pairs(model, dev), before, seed=stage.derive("bootstrap")))
-        model.save(stage.output, tokenizer, trunk_state=merged_state(trunk))
-        save_adapter(trunk, stage.output / "adapter")
+        model.save(stage.output, tokenizer, trunk_state=merged_state(model.trunk))
+        save_adapter(model.trunk, stage.output / "adapter")
+
+
+def starting_model(stage: Stage) -> RewardModel:
+    trunk = adapted(load_policy(stage.inputs["model"]), stage.config, seed=stage.derive("adapter"))
+    return RewardModel(trunk, features=stage.config.features)
 
 
 def read_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase, split: str) -> list[TokenPair]:
@@ -101,6 +107,7 @@ class PairTrainer(StageTrainer, RewardTrainer):
     """TRL's reward trainer around a `RewardModel`, with weighted pairs."""
 
     metric_names = MappingProxyType({"accuracy": "pair_accuracy", "margin": "margin"})
+    row_tokens = staticmethod(lambda row: 1)
     model: RewardModel
 
     def __init__(self, *args: Any, model: RewardModel, **kwargs: Any) -> None:
@@ -110,10 +117,11 @@ class PairTrainer(StageTrainer, RewardTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False,
                      num_items_in_batch: Tensor | int | None = None) -> Any:
         chosen, rejected = model(inputs["input_ids"], inputs["completion_mask"]).chunk(2)
-        loss = pair_loss(chosen, rejected, inputs["weight"], centering=self.stage.config.center_rewards)
+        part = self.part()
+        loss = part.rows * pair_loss(chosen, rejected, inputs["weight"], centering=self.stage.config.center_rewards)
         seen = self._metrics["train" if self.model.training else "eval"]
-        seen["accuracy"].append((chosen > rejected).float().mean().item())
-        seen["margin"].append((chosen - rejected).detach().mean().item())
+        seen["accuracy"].append(self.over_all((chosen > rejected).float().mean(), part))
+        seen["margin"].append(self.over_all((chosen - rejected).detach().mean(), part))
         return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
 
 

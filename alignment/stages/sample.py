@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from alignment.device import placed
+from alignment.group import Group
 from alignment.models import load_policy, load_tokenizer
 from alignment.preference_kinds import Sample
 from alignment.remote import costs, open_replies, origin
 from alignment.rollout import Sampling, make_engine
 from alignment.rollout.rows import prompt_questions, to_completion
+from alignment.rollout.shared import shared_out
 from alignment.seeds import derive
 from alignment.stage import Stage
 from data.rows import write_rows
@@ -26,7 +28,7 @@ from data.sources import open_source
 from reward.judge import Request
 from reward.replies import FILE
 
-CHUNK = 512  # completions between two moves of the bar
+CHUNK = 512  # completions that a process generates between two moves of the bar
 Sampled = tuple[Sequence[Question], list[Completion]]  # the questions that have completions, and these
 
 
@@ -52,18 +54,21 @@ def of_policy(stage: Stage, drawn: Sequence[Question]) -> Sampled:
     prompted = prompt_questions(tokenizer, model.config, drawn, max_new_tokens=config.max_new_tokens)
     if prompted.dropped:
         stage.note(f"{prompted.dropped} of {len(drawn)} questions are too long for the model; dropped")
-    engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=prompted.max_length, model=model)
+    engine, group = make_engine(stage.inputs["policy"], stage.rollout, max_length=prompted.max_length,
+                                model=model), Group.of(stage)
     sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
     wanted = [(question, prompt, number) for question, prompt in zip(prompted.questions, prompted.prompts, strict=True)
               for number in range(config.num_samples)]
+    chunks = [wanted[start:start + CHUNK] for start in range(0, len(wanted), CHUNK)]
     completions: list[Completion] = []
     started = time.monotonic()
-    for start in range(0, len(wanted), CHUNK):
-        chunk = wanted[start:start + CHUNK]
-        generations = engine.generate([prompt for _, prompt, _ in chunk], sampling,
-                                      [stage.derive("sample", question.id, number) for question, _, number in chunk])
-        completions += [to_completion(tokenizer, question.id, number, generation)
-                        for (question, _, number), generation in zip(chunk, generations, strict=True)]
+    for start in range(0, len(chunks), group.size):
+        some = chunks[start:start + group.size]
+        requests = [([prompt for _, prompt, _ in chunk],
+                     [stage.derive("sample", question.id, number) for question, _, number in chunk]) for chunk in some]
+        for chunk, generations in zip(some, shared_out(engine, group, requests, sampling), strict=True):
+            completions += [to_completion(tokenizer, question.id, number, generation)
+                            for (question, _, number), generation in zip(chunk, generations, strict=True)]
         stage.progress(len(completions), len(wanted), unit="completion")
     stage.log(len(completions), completions_per_second=len(completions) / (time.monotonic() - started))
     engine.close()

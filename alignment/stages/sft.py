@@ -21,6 +21,7 @@ from alignment.models import load_policy, load_tokenizer, save_policy
 from alignment.packing import Example, RowCollator, packed_rows, padded_rows
 from alignment.rollout import Sampling, TransformersEngine
 from alignment.selection import BestWeights
+from alignment.sharding import gathered
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, Estimate
 from alignment.trainers import LanguageModelTrainer, quiet, training_arguments
@@ -41,7 +42,7 @@ def run(stage: Stage) -> None:
     quiet()
     config: Sft = stage.config
     tokenizer = load_tokenizer(stage.inputs["model"])
-    model = adapted(load_policy(stage.inputs["model"]), config, seed=stage.derive("adapter"))
+    model = starting_model(stage)
     source = open_source(stage.data)
     examples = fitting(stage, [render_conversation(tokenizer, each) for each in training_conversations(stage, source)])
     exam = Exam(tokenizer, source.questions("dev", count=config.dev_examples, seed=stage.derive("dev")))
@@ -58,7 +59,8 @@ def run(stage: Stage) -> None:
         stage=stage, memory=best, callbacks=[best])
     trainer.run()
     best.restore(model)
-    if trainer.is_world_process_zero():
+    model = gathered(model, lambda: starting_model(stage), leads=stage.leads)
+    if stage.leads:
         stage.note(f"kept step {best.step} of the {trainer.state.global_step} trained: {best.key} {best.value:.4g} on "
                    f"{len(exam.questions)} dev questions")
         stage.result(train_rows=len(examples), dev_rows=len(exam.questions), best_step=best.step,
@@ -66,6 +68,10 @@ def run(stage: Stage) -> None:
                      dev_loss=exam.loss(model), dev_accuracy=exam.accuracy(model).to_json())
         save_policy(model, tokenizer, stage.output, name=stage.name,
                     description=f"Fine-tuned by finalign's stage `{stage.name}` on {len(examples)} worked solutions.")
+
+
+def starting_model(stage: Stage) -> PreTrainedModel:
+    return adapted(load_policy(stage.inputs["model"]), stage.config, seed=stage.derive("adapter"))
 
 
 def training_conversations(stage: Stage, source: Source) -> list[Conversation]:

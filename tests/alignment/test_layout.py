@@ -53,7 +53,7 @@ def test_what_a_stage_gets_of_it() -> None:
 def test_auto_is_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (0, 1, 8):
         gpus(monkeypatch, count)
-        assert layout.make(processes="auto", nodes=1, strategy="ddp").world == max(1, count)
+        assert layout.make("auto", 1, "ddp").world == max(1, count)
 
 
 def test_gpus_are_those_that_a_stage_would_find(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,11 @@ def test_gpus_are_those_that_a_stage_would_find(monkeypatch: pytest.MonkeyPatch)
     (["launch.processes=3"], "pretrain.batch_size=4: cannot be shared out evenly to 3 processes; use a multiple of 3"),
     (["launch.processes=2", "sft.micro_batch_size=2", "launch.nodes=2", "sft.batch_size=12"],
      "sft: batch_size 12 is not a multiple of micro_batch_size 2 x 4"),
-    (["launch.processes=2", "launch.strategy=zero3"], "launch.strategy=zero3: ppo has a training loop of its own"),
+    (["launch.processes=2", "launch.strategy=zero3", *(f"{stage}.optimizer=adamw" for stage in (
+        "pretrain", "sft", "reward_model", "ppo"))], "launch.strategy=zero3: sft keeps the weights of its best step"),
+    (["launch.processes=2", "launch.strategy=fsdp", *(f"{stage}.optimizer=adamw" for stage in (
+        "pretrain", "sft", "reward_model", "ppo"))], "launch.strategy=fsdp: each process of ppo keeps all of its"),
+    (["launch.processes=2", "launch.strategy=zero3"], "launch.strategy=zero3: Muon needs a matrix whole"),
 ])
 def test_mistakes_are_named_with_the_way_out(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -105,7 +109,8 @@ def test_what_this_machine_cannot_do_is_an_error_with_a_way_out(found: int, aske
 
 def test_a_run_that_asks_for_shares_where_there_would_be_none_ends_before_it_starts(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["recipe=sft_fin", f"runs_dir={tmp_path}", "launch.processes=2", "launch.strategy=fsdp"]
+    asked = ["recipe=sft_fin", f"runs_dir={tmp_path}", "launch.processes=2", "launch.strategy=fsdp",
+             "pretrain.optimizer=adamw", "sft.optimizer=adamw"]
     assert run.main(asked) == 2
     assert "error: launch.strategy=fsdp: there is no GPU here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
