@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignment.keys import StageConfig, key
 from alignment.kinds import KINDS, Rewarded
-from alignment.layout import AUTO, STRATEGIES
+from alignment.layout import AUTO, CLUSTERS, STRATEGIES
 from alignment.own_rewards import find_rewards
 from alignment.pinning import cuda_visible
 from alignment.plan import BASE, nearest
@@ -109,6 +109,13 @@ class LaunchConfig:
     strategy: str = key("ddp", "what the processes of a stage that trains keep: ddp = all of the model each; fsdp = a "
                                "share of it each (FSDP2); zero2, zero3 = DeepSpeed's shares of gradients and "
                                "optimizer, and of the weights too", choices=STRATEGIES)
+    cluster: str = key("none", "none = run here and now; slurm = write a batch script that does", choices=CLUSTERS)
+    submit: bool = key(False, "hand the batch script to sbatch")
+    time: str = key("24:00:00", "what a job may take before it is put back into the queue, from where it goes on")
+    cpus: int | None = key(None, "cores of each machine that a job asks for", low=1)
+    partition: str | None = key(None, "where a job waits")
+    account: str | None = key(None, "whom a job is charged to")
+    options: list[str] = key([], "further #SBATCH options, such as \"--constraint=h100\"")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -212,9 +219,7 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> RunCon
         except RecursionError:
             raise UserError("a recipe's defaults list leads back to itself; take the circle out") from None
         choices = dict(composed.hydra.runtime.choices)
-    config = resolve(composed, choices=choices, overrides=overrides, config_dirs=config_dirs)
-    folders = [part for folder in config_dirs for part in ("--config-dir", folder)]
-    return dataclasses.replace(config, argv=(*config.argv, *folders))
+    return resolve(composed, choices=choices, overrides=overrides, config_dirs=config_dirs)
 
 
 def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequence[str],
@@ -256,7 +261,7 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
         if conflict := config.conflict():
             raise UserError(f"{name}.{conflict}")
     return RunConfig(recipe=choices["recipe"], scale=choices.get("scale", "full"), root=root, stages=stages,
-                     argv=tuple(overrides), **typed)
+                     argv=(*overrides, *(part for folder in config_dirs for part in ("--config-dir", folder))), **typed)
 
 
 def _lay_over(composed: DictConfig, kinds: dict[str, dict[str, Any]], overrides: Sequence[str], *, group: str) -> None:

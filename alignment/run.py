@@ -22,12 +22,12 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
 from alignment import config as configs
-from alignment import display, usage
+from alignment import display, slurm, usage
 from alignment.config import RunConfig
 from alignment.controller import DONE, INTERRUPTED, USER_ERROR, Controller
 from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import BASE
-from alignment.prepare import Prepared, explain, prepare
+from alignment.prepare import Prepared, check_ready, explain, prepare
 from alignment.store import refusals
 from data.schema import UserError
 
@@ -47,6 +47,10 @@ def execute(config: RunConfig) -> int:
     prepared = prepare(config)
     if config.root.dry_run:
         print(explain(prepared))
+        return DONE
+    if config.launch.cluster == "slurm":
+        check_ready(prepared)
+        print(slurm.hand_over(config))
         return DONE
     controller = Controller(prepared, display.make(quiet=config.root.quiet))
     code = controller.run()
