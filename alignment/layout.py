@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from alignment import pinning
-from alignment.kinds import GroupTraining, Kind, SelfSampling, Sft, StageConfig, TrainingConfig
+from alignment.kinds import GroupTraining, Kind, ProcessReward, SelfSampling, Sft, StageConfig, TrainingConfig
+from alignment.preference_kinds import Judge, Sample
 from data.schema import UserError
 
 AUTO = "auto"
@@ -36,11 +37,13 @@ class Layout:
     def world(self) -> int:
         return self.processes * self.nodes
 
-    def of(self, kind: Kind) -> Layout:
-        """What a stage of this kind makes of it: training shares models and batches, generation shares prompts, and
-        anything else is one process."""
+    def of(self, kind: Kind, config: StageConfig) -> Layout:
+        """What a stage makes of it: training shares models and batches, generation shares prompts, and anything else
+        is one process; so is a judge, and a stage that asks a model behind a URL, which waits more than it works."""
         if kind.trains:
             return self
+        if isinstance(config, Judge) or (isinstance(config, Sample) and config.model is not None):
+            return ALONE
         return dataclasses.replace(self, strategy="ddp") if kind.uses_rollout else ALONE
 
     def exactness(self, kind: Kind) -> dict[str, Any]:
@@ -75,6 +78,9 @@ def check_stages(layout: Layout, stages: Iterable[tuple[str, StageConfig]]) -> N
         if isinstance(config, Sft) and layout.world > 1 and layout.strategy == "zero3":
             raise UserError(f"launch.strategy=zero3: {name} keeps the weights of its best step, and DeepSpeed's third "
                             "stage does not give them out; use launch.strategy=fsdp, or zero2")
+        if isinstance(config, ProcessReward) and layout.world > 1 and layout.strategy != "ddp":
+            raise UserError(f"launch.strategy={layout.strategy}: each process of {name} keeps all of its model; use "
+                            f"launch.strategy=ddp, and {name}.lora_rank where it does not fit")
         if isinstance(config, SelfSampling) and layout.world > 1 and layout.strategy != "ddp":
             raise UserError(f"launch.strategy={layout.strategy}: each process of {name} keeps all of its models; use "
                             f"launch.strategy=ddp, and {name}.lora_rank where they do not fit (recipe ppo_fin_8b)")

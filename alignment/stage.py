@@ -50,8 +50,8 @@ class Stage:
 
     `seed` belongs to this stage alone; `data` is the recipe's data-source config; `inputs` maps a role to the folder
     of a sealed artifact; `scratch` survives a restart of the same stage and is deleted on sealing; `kept` outlives
-    stages and runs, and may hold nothing that could change a result. Of several processes each runs the whole stage, and
-    number 0 alone is heard; what the others write into their `output` is not read.
+    stages and runs, and may hold nothing that could change a result. Of several processes each runs the whole stage,
+    and number 0 alone is heard; what the others write into their `output` is not read.
     """
 
     name: str

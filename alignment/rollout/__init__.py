@@ -26,8 +26,8 @@ def make_engine(model_path: Path, rollout: Rollout, *, max_length: int, model: P
     means is settled before a stage starts, alignment/config.py), else transformers.
 
     Its weights are read from `model_path`, or, with no second reading from disk, are those of `model`, which is the
-    trainer's copy of it. The processes of a `group` share its prompts out. `guided`: vLLM is made ready to hold texts to
-    a JSON schema.
+    trainer's copy of it. The processes of a `group` share its prompts out. `guided`: vLLM is made ready to hold texts
+    to a JSON schema.
     """
     engine: Engine
     if rollout.engine == "vllm":

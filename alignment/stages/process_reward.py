@@ -66,7 +66,7 @@ def run(stage: Stage) -> None:
         train_dataset=Dataset.from_list([as_row(row) for row in train]), data_collator=collate,
         processing_class=tokenizer, stage=stage)
     trainer.run()
-    if trainer.is_world_process_zero():
+    if stage.leads:
         stage.result(train_rows=len(train), dev_rows=len(dev), parameters=sum(p.numel() for _, p in trainable(model)),
                      **quality(dev, step_logits(model, dev), seed=stage.derive("bootstrap")))
         model.save(stage.output, tokenizer, trunk_state=merged_state(trunk))
@@ -153,12 +153,13 @@ def step_loss(logits: Tensor, right: Tensor) -> Tensor:
 class StepTrainer(StageTrainer):
     """The trainer around a `ProcessRewardModel`."""
 
+    row_tokens = staticmethod(lambda row: 1)
     model: ProcessRewardModel
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False,
                      num_items_in_batch: Tensor | int | None = None) -> Any:
         logits = model(inputs["input_ids"], inputs["step_numbers"])  # (B, S)
-        loss = step_loss(logits, inputs["right"])
+        loss = self.part().rows * step_loss(logits, inputs["right"])
         return (loss, {"logits": logits}) if return_outputs else loss
 
 

@@ -40,12 +40,13 @@ def test_what_a_stage_gets_of_it() -> None:
     eight = Layout(8, 2, "fsdp")
     assert (eight.world, str(eight)) == (16, "8 processes on each of 2 machines, fsdp")
     for kind in ("pretrain", "sft", "reward_model", "dpo", "ppo"):
-        assert eight.of(KINDS[kind]) == eight
+        assert eight.of(KINDS[kind], KINDS[kind].config()) == eight
         assert eight.exactness(KINDS[kind]) == {"processes": 16, "strategy": "fsdp"}
     for kind in ("sample", "evaluate"):
-        assert eight.of(KINDS[kind]) == Layout(8, 2, "ddp")
+        assert eight.of(KINDS[kind], KINDS[kind].config()) == Layout(8, 2, "ddp")
+    assert eight.of(KINDS["sample"], KINDS["sample"].config(model="m", url="https://host/v1")) == ALONE
     for kind in ("judge", "pairs"):
-        assert eight.of(KINDS[kind]) == ALONE
+        assert eight.of(KINDS[kind], KINDS[kind].config()) == ALONE
     assert all(eight.exactness(KINDS[kind]) == {} for kind in ("sample", "evaluate", "judge", "pairs"))
     assert all(ALONE.exactness(kind) == {} for kind in KINDS.values())
 
