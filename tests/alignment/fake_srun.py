@@ -1,5 +1,5 @@
 """Slurm's srun in tests: `--nodes=2 ... COMMAND` runs the command twice on this machine, as on two, what comes on stdin
-going to each through a pipe."""
+going to each through a pipe; with `--kill-on-bad-exit` one that fails ends the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +27,12 @@ def main(argv: list[str]) -> int:
             task.stdin.close()  # type: ignore[union-attr]
 
     threading.Thread(target=pass_on, daemon=True).start()
-    return max(task.wait() for task in tasks)
+    while None in (codes := [task.poll() for task in tasks]):
+        if any(codes) and "--kill-on-bad-exit" in options:
+            for task in tasks:
+                task.terminate()
+        time.sleep(0.05)
+    return next(filter(None, codes), 0)
 
 
 if __name__ == "__main__":
