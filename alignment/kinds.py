@@ -118,7 +118,7 @@ class ProcessReward(TrainingConfig):
     dev_fraction: float = key(0.1, "share of questions held out", low=0, high=0.9)
 
 
-BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model", "process_reward")
+BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model", "judge", "process_reward")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -131,6 +131,13 @@ class Rewarded(StageConfig):
                                            "weight of each part of the reward; 0 = logged only. Further parts: "
                                            "rule_steps, the share of right steps, each paid where it ends; "
                                            "process_reward, the same by the model of that input; and `rewards`")
+    judge_model: str | None = key(None, "the language model that the reward `judge` asks, by its name at judge_url")
+    judge_url: str | None = key(None, "its OpenAI-compatible address up to the version, https://host/v1",
+                                identity=False)
+    judge_key_variable: str | None = key(None, "the environment variable that holds the API key", identity=False)
+    judge_task: str = key("outcome", "what it is asked, the reference before it: outcome = right or wrong; "
+                                     "outcome_token = how surely right; rubric = grades by the shipped principles",
+                          choices=("outcome", "outcome_token", "rubric"))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -95,6 +95,9 @@ def _check_reward_names(name: str, config: Rewarded) -> None:
         if reward not in known:
             raise UserError(f"{name}.reward_weights.{reward}: no reward is called that, nor named in {name}.rewards"
                             f"{nearest(reward, known)}")
+    if "judge" in config.reward_weights and not (config.judge_model and config.judge_url):
+        raise UserError(f"{name}.reward_weights.judge: which judge? Set {name}.judge_model, its name, and "
+                        f"{name}.judge_url, such as https://host/v1")
     for reward in config.rewards:
         if reward not in config.reward_weights:
             raise UserError(f"{name}.rewards.{reward} has no weight; write {name}.reward_weights.{reward}=1.0, or 0 to "

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.device import best_device
 from alignment.group import Group
-from alignment.own_rewards import LoadedReward, OwnReward
+from alignment.judge_reward import JudgeReward
+from alignment.own_rewards import OwnReward
 from alignment.shared_reward import SharedReward
 from alignment.stage import Stage
 from data.chat import completion_ids
@@ -24,10 +25,11 @@ from reward.verifiable import RuleReward, StepsReward
 def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: MutableMapping[str, Scale], *,
                 rehearsal: Sequence[Question] = ()) -> WeightedReward:
     """The rule, its steps where they have a weight, the reward model and the process reward model where they are
-    inputs, and the user's own; the reward model's scores are standardised.
+    inputs, a judge where it has a weight, and the user's own; the reward model's scores are standardised.
 
-    `scales` is filled in place by the first batch; keep it with a checkpoint. The user's own rewards are tried on the
-    questions of the `rehearsal`: UserError, before anything is generated, for one that cannot be loaded or fails there.
+    `scales` is filled in place by the first batch; keep it with a checkpoint. The judge and the user's own rewards are
+    tried on the questions of the `rehearsal`: UserError, before anything is generated, for one that cannot be had or
+    fails there.
     """
     weights = stage.config.reward_weights
     rewards: dict[str, Reward] = {"rule": RuleReward()}
@@ -41,6 +43,9 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
         rewards["process_reward"] = ProcessReward.load(
             stage.inputs["process_reward"], tokenizer, device=best_device(),
             dtype="bfloat16" if stage.config.precision == "bf16" else "float32")
+    if "judge" in weights:
+        rewards["judge"] = judge = JudgeReward(stage)
+        rehearse(judge, rehearsal if stage.leads else (), tokenizer)
     for name, target in stage.config.rewards.items():
         rewards[name] = own = OwnReward.read(f"{stage.name}.rewards.{name}", target).load()
         rehearse(own, rehearsal, tokenizer)
@@ -50,7 +55,7 @@ def make_reward(stage: Stage, tokenizer: PreTrainedTokenizerBase, scales: Mutabl
     return WeightedReward(rewards, weights, standardised=["reward_model"], scales=scales)
 
 
-def rehearse(reward: LoadedReward, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> None:
+def rehearse(reward: Reward, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> None:
     """Has each question's gold answer and an empty one scored, and the first cut off."""
     if questions:
         texts = [text for question in questions for text in (solution_text(question), "")]

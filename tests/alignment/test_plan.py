@@ -39,6 +39,8 @@ def test_inputs_come_first() -> None:
      r"did you mean shorter\?"),
     ("dpo", Ppo(kind="ppo", inputs={"policy": "sft"}, reward_weights={"zzz": 1.0}),
      r"there is rule, rule_steps, reward_model"),
+    ("dpo", Ppo(kind="ppo", inputs={"policy": "sft"}, reward_weights={"judge": 0.0}, judge_model="m"),
+     r"dpo\.reward_weights\.judge: which judge\? Set dpo\.judge_model, its name, and dpo\.judge_url"),
     ("dpo", Ppo(kind="ppo", inputs={"policy": "sft"}, rewards={"shorter": "r.py:f"}),
      r"dpo\.rewards\.shorter has no weight; write dpo\.reward_weights\.shorter=1\.0, or 0"),
     ("evaluate", Evaluate(kind="evaluate"), r"at least one input"),
