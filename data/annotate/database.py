@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import re
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from data.schema import UserError
 
 DEFAULT = "annotations.db"
 BUSY_MS = 20_000  # how long a writer waits for another process
+OURS = {"migrations", "judgments", "events"}  # the tables that every desk has had since its first layout
 ADVISORY_LOCK = 5_347_871  # PostgreSQL: the number that every writer of a desk locks
 _LOCKED = re.compile(r"database is locked|database table is locked|could not obtain lock|deadlock", re.IGNORECASE)
 
@@ -84,7 +86,8 @@ class Database:
 
     @classmethod
     def open(cls, place: str, *, create: bool = True) -> Database:
-        """Opens, makes or migrates it. Raises UserError, which names the place."""
+        """Opens, makes or migrates it. Raises UserError, which names the place; another program's database is looked at
+        and left as it is."""
         url = database_url(place)
         if url.get_backend_name() == "sqlite":
             path = Path(str(url.database))
@@ -94,12 +97,12 @@ class Database:
             if path.is_dir() or not path.absolute().parent.is_dir():
                 raise UserError(f"--db {place}: must be a file in a folder that is there")
         try:
+            check_ours(place, tables_of(url), create=create)
             database = cls(url, _engine(url))
+            database._migrate(place)
         except ModuleNotFoundError as error:
             raise UserError(f"--db {place}: needs the package {error.name!r}; pip install "
                             "'finalign[postgresql]'") from error
-        try:
-            database._migrate(place)
         except Busy as error:
             raise UserError(f"--db {place}: is kept locked by another program; end it, or wait") from error
         except DatabaseError as error:
@@ -156,6 +159,30 @@ class Database:
                     connection.exec_driver_sql(statement)
                 connection.execute(sqlalchemy.text("INSERT INTO migrations VALUES (:number, :at)"),
                                    {"number": number, "at": now()})
+
+
+def tables_of(url: URL) -> set[str]:
+    """The names of a database's tables, none where there is no file yet; nothing is written."""
+    if url.get_backend_name() == "sqlite":
+        path = Path(str(url.database))
+        if not path.exists():
+            return set()
+        url = url.set(database=f"file:{urllib.parse.quote(str(path.absolute()))}",
+                      query={"mode": "ro", "uri": "true", "timeout": str(BUSY_MS / 1000)})
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return set(sqlalchemy.inspect(connection).get_table_names())
+
+
+def check_ours(place: str, tables: set[str], *, create: bool) -> None:
+    """Raises UserError for a database that is no desk's, and for an empty one where none is to be made."""
+    if OURS <= tables or (create and not tables):
+        return
+    if tables:
+        raise UserError(f"--db {place}: is another program's database (it has the tables "
+                        f"{', '.join(sorted(tables)[:5])}), and stays as it is; give the desk one of its own")
+    raise UserError(f"--db {place}: is an empty database, not a desk's; `python -m data.annotate import FILE` makes "
+                    "one, or --db says where it is")
 
 
 def _engine(url: URL) -> Engine:

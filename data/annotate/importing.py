@@ -44,8 +44,24 @@ class Rules:
     verdicts: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    """All that an import will add, read and paired before a database is touched."""
+
+    material: Material
+    batch: Batch  # without a name where the import gives none
+    guideline: Guideline
+    made: Made
+
+
 def bring(desk: Desk, places: Sequence[str], plan: Plan, rules: Rules) -> tuple[Batch, Made]:
     """The batch and what was made of the files, committed. Raises UserError; nothing is imported then."""
+    ready = prepared(places, plan, rules)
+    return add(desk, ready), ready.made
+
+
+def prepared(places: Sequence[str], plan: Plan, rules: Rules) -> Ready:
+    """The files' rows as a batch of tasks. Raises UserError."""
     if not places:
         raise UserError("import: name a file or a folder")
     material = Material()
@@ -54,11 +70,10 @@ def bring(desk: Desk, places: Sequence[str], plan: Plan, rules: Rules) -> tuple[
     if rules.scores is not None:
         add_scores(material, rules.scores)
     right, walked = read_verdicts(material, rules.verdicts) if rules.verdicts is not None else ({}, {})
-    guideline, batch = guideline_of(rules), batch_of(places, plan, rules, desk)
-    batch = dataclasses.replace(batch, guideline=guideline.version)
-    made = tasks(material, plan, batch, right=right, walked=walked, judge=rules.judge)
-    add(desk, material, made, batch, guideline)
-    return batch, made
+    guideline = guideline_of(rules)
+    batch = batch_of(places, plan, rules, guideline)
+    return Ready(material, batch, guideline, tasks(material, plan, batch, right=right, walked=walked,
+                                                   judge=rules.judge))
 
 
 def guideline_of(rules: Rules) -> Guideline:
@@ -70,17 +85,15 @@ def guideline_of(rules: Rules) -> Guideline:
     return Guideline(version=content_id("guideline", text), text=text, title=head.lstrip("# ").strip()[:200])
 
 
-def batch_of(places: Sequence[str], plan: Plan, rules: Rules, desk: Desk) -> Batch:
-    """The batch that an import makes: the same files under the same plan are the same one. Annotators see its name,
-    which therefore is not the files': those may be called after models."""
-    with desk.database.reading() as connection:
-        name = rules.name or f"batch {len(known(connection, Batch)) + 1}"
+def batch_of(places: Sequence[str], plan: Plan, rules: Rules, guideline: Guideline) -> Batch:
+    """The batch that an import makes: the same files under the same plan are the same one."""
     source = {"files": ", ".join(map(str, places)), "pairing": plan.policy if plan.kind == "pairwise" else plan.kind,
               "seed": str(plan.seed)}
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for place in places for path in files_of(place)]
-    return Batch(id=content_id("batch", rules.name, dataclasses.asdict(plan), contents), name=name, guideline="",
-                 suggestions=rules.suggestions, reveal=rules.reveal, error_tags=rules.error_tags,
-                 gold_share=rules.gold_share, repeat_share=rules.repeat_share, source=source, created_at=desk.now())
+    return Batch(id=content_id("batch", rules.name, dataclasses.asdict(plan), contents), name=rules.name or "",
+                 guideline=guideline.version, suggestions=rules.suggestions, reveal=rules.reveal,
+                 error_tags=rules.error_tags, gold_share=rules.gold_share, repeat_share=rules.repeat_share,
+                 source=source)
 
 
 def files_of(place: str) -> list[Path]:
@@ -88,23 +101,29 @@ def files_of(place: str) -> list[Path]:
     return [path / "questions.jsonl", path / "completions.jsonl"] if path.is_dir() else [path]
 
 
-def add(desk: Desk, material: Material, made: Made, batch: Batch, guideline: Guideline) -> None:
-    """All of it in one transaction; what the database has already is not added again."""
-    used = {name for task in made.tasks for name in task.candidate_ids}
-    prompts = {task.prompt_id for task in made.tasks}
+def add(desk: Desk, ready: Ready) -> Batch:
+    """The batch, all of it added in one transaction; what the database has already is not added again.
+
+    Annotators see a batch's name, which therefore is not the files': those may be called after models.
+    """
+    used = {name for task in ready.made.tasks for name in task.candidate_ids}
+    prompts = {task.prompt_id for task in ready.made.tasks}
     wanted: list[tuple[type[Row], dict[str, Row]]] = [
-        (Guideline, {guideline.version: guideline}),
-        (Prompt, {name: prompt for name, prompt in material.prompts.items() if name in prompts}),
-        (Candidate, {name: answer for name, answer in material.candidates.items() if name in used})]
+        (Guideline, {ready.guideline.version: ready.guideline}),
+        (Prompt, {name: prompt for name, prompt in ready.material.prompts.items() if name in prompts}),
+        (Candidate, {name: answer for name, answer in ready.material.candidates.items() if name in used})]
     with desk.database.writing() as connection:
-        if (earlier := find(connection, Batch, batch.id)) is not None:
-            raise UserError(f"{batch.source['files']}: is imported already, as the batch {earlier.name!r}; to have it "
-                            "judged once more give the new batch a name, --batch NAME")
-        rows: list[Row] = [batch, *made.tasks, *made.suggestions]
+        if (earlier := find(connection, Batch, ready.batch.id)) is not None:
+            raise UserError(f"{ready.batch.source['files']}: is imported already, as the batch {earlier.name!r}; to "
+                            "have it judged once more give the new batch a name, --batch NAME")
+        name = ready.batch.name or f"batch {len(known(connection, Batch)) + 1}"
+        batch = dataclasses.replace(ready.batch, name=name, created_at=desk.now())
+        rows: list[Row] = [batch, *ready.made.tasks, *ready.made.suggestions]
         for cls, found in wanted:
             present = known(connection, cls)
             rows += [row for name, row in found.items() if name not in present]
         append(connection, "import", "import", batch.id, rows)
+    return batch
 
 
 # ------------------------------------------------------------------------------------------------ scores and verdicts
@@ -243,10 +262,11 @@ def run(arguments: argparse.Namespace) -> int:
                   reveal=arguments.reveal, gold_share=arguments.gold_share, repeat_share=arguments.repeat_share,
                   error_tags=listed(arguments.error_tags), generator=arguments.generator, judge=arguments.judge,
                   scores=arguments.scores, verdicts=arguments.verdicts)
+    ready = prepared(arguments.files, plan, rules)  # before a database is made
     desk = Desk.open(arguments.db)
-    batch, made = bring(desk, arguments.files, plan, rules)
+    batch = add(desk, ready)
     desk.close()
-    print(summary(batch, made, plan))
+    print(summary(batch, ready.made, plan))
     print(f"python -m data.annotate serve{'' if arguments.db == DEFAULT else f' --db {arguments.db}'}")
     return 0
 

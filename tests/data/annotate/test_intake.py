@@ -85,6 +85,13 @@ def test_a_bad_file_is_named_and_nothing_comes_in(tmp_path: Path, name: str,
     assert Desk.open(str(database)).snapshot() == before
 
 
+def test_a_refused_import_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, (rows, _) in BAD.items():
+        file = lines(tmp_path / "rows.jsonl", rows)
+        assert main(["import", str(file), "--db", str(tmp_path / "a.db")]) == 2, name
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"], name
+
+
 def test_bytes_that_are_no_utf8_text_are_named(tmp_path: Path) -> None:
     for content, said in ((b"\xff\xfe{\x00", "UTF-16"), (b'{"prompt": "\xe9"}', "not UTF-8")):
         (tmp_path / "rows.jsonl").write_bytes(content)

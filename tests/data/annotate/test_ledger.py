@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import uuid
@@ -19,7 +20,7 @@ from data.annotate.ledger import EVENTS, METADATA, append, verify
 from data.annotate.migrations import steps
 from data.annotate.records import Annotator, Judgment, Snapshot, to_record
 from data.schema import UserError
-from tests.data.annotate.desk_opened import completions, look, opened
+from tests.data.annotate.desk_opened import completions, lines, look, opened
 
 
 @pytest.fixture
@@ -216,3 +217,29 @@ def test_export_and_agreement_read_a_database(database: Path, tmp_path: Path,
     assert main(["agreement", "--db", str(database), "--json"]) == 0
     assert '"annotators"' in capsys.readouterr().out and desk.snapshot() == before
     assert main(["export", str(tmp_path / "x.jsonl"), "--db", str(database), "--margins", "0,a"]) == 2
+
+
+@pytest.mark.parametrize("command", [["verify"], ["agreement"], ["export", "out.jsonl"], ["import", "rows.jsonl"]])
+@pytest.mark.parametrize("layout", ["CREATE TABLE invoices (number INTEGER)", "CREATE TABLE migrations (id INTEGER)"])
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str,
+                                                    command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines(tmp_path / "rows.jsonl", completions(2))
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute(layout)
+    before = (tmp_path / "other.db").read_bytes()
+    assert main([*command, "--db", "other.db"]) == 2
+    said = capsys.readouterr().err
+    assert "other.db" in said and "another program's" in said and layout.split()[2] in said
+    assert (tmp_path / "other.db").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "other.db"}
+
+
+def test_an_empty_file_becomes_a_desk_only_where_one_is_made(tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "a.db"
+    place.touch()
+    assert main(["agreement", "--db", str(place)]) == 2
+    assert "is an empty database" in capsys.readouterr().err and place.read_bytes() == b""
+    Database.open(str(place)).close()
+    Database.open(str(place), create=False).close()
