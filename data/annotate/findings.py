@@ -189,8 +189,9 @@ def usable(found: Iterable[Finding], left_out: LeftOut) -> list[Finding]:
 
 def single_answers(all_ballots: Iterable[Ballot], policy: Policy, left_out: LeftOut) -> list[dict[str, Any]]:
     """TRL's unpaired rows. Both answers of `both_bad` are not good; one that is better than a second answer and worse
-    than a third has no honest label."""
-    rows: dict[str, dict[str, Any]] = {}
+    than a third, in whichever tasks, or on which annotators disagree, has no honest label."""
+    given: list[tuple[str, dict[str, Any]]] = []
+    said: dict[str, dict[str, set[frozenset[bool]]]] = {}  # answer of a source -> task -> what each ballot calls it
     for ballot in all_ballots:
         labels: dict[str, set[bool]] = {}
         voters: dict[str, list[Vote]] = {}
@@ -198,18 +199,32 @@ def single_answers(all_ballots: Iterable[Ballot], policy: Policy, left_out: Left
             labels.setdefault(text, set()).add(label)
             voters.setdefault(text, []).extend(votes)
         for text, found in labels.items():
-            who = provenance(ballot, voters[text])
-            key = content_id("desk answer", ballot.prompt.messages, text, who["origin"], who["annotator"])
             if not text.strip():
                 left_out["empty answers"] += 1
-            elif len(found) > 1:
-                left_out["answers that are better than one and worse than another"] += 1
-            elif key in rows:
-                left_out["answers that are there already"] += 1
-            else:
-                rows[key] = {"prompt": ballot.prompt.messages, "completion": assistant(text), "label": found.pop(),
-                             "id": key, **who}
+                continue
+            who = provenance(ballot, voters[text])
+            key = content_id("desk answer", ballot.prompt.messages, text, who["origin"], who["annotator"])
+            answer = content_id("answer", ballot.prompt.messages, text, who["origin"])
+            said.setdefault(answer, {}).setdefault(ballot.task.id, set()).add(frozenset(found))
+            given.append((answer, {"prompt": ballot.prompt.messages, "completion": assistant(text),
+                                   "label": min(found), "id": key, **who}))
+    conflicts = {answer: reason for answer, by_task in said.items() if (reason := _conflict(by_task.values()))}
+    left_out.update(conflicts.values())
+    rows: dict[str, dict[str, Any]] = {}
+    for answer, row in given:
+        if answer not in conflicts:
+            left_out["answers that are there already"] += row["id"] in rows
+            rows.setdefault(row["id"], row)
     return list(rows.values())
+
+
+def _conflict(by_task: Iterable[set[frozenset[bool]]]) -> str:
+    """Why the labels that an answer has from the ballots of each task cannot be one, or nothing."""
+    by_task = list(by_task)
+    if any(len(ballots) > 1 for ballots in by_task):
+        return "answers that annotators call both good and not"
+    labels = {label for ballots in by_task for found in ballots for label in found}
+    return "answers that are better than one and worse than another" if len(labels) > 1 else ""
 
 
 def _labelled(ballot: Ballot, policy: Policy, left_out: LeftOut) -> Iterator[tuple[str, bool, Sequence[Vote]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -275,13 +276,31 @@ def test_single_answers_are_good_or_not() -> None:
     assert labels(voted(Decision(outcome="both_bad", rewrite="best"))) == [
         ("good", False), ("bad", False), ("best", True)]
     assert labels(voted(TIE)) == []
-    assert labels(voted(prefer("t", 0), prefer("t", 1)), resolution="each") == [
-        ("good", True), ("bad", False), ("good", False), ("bad", True)]
+    assert labels(voted(prefer("t", 0), prefer("t", 0, 3)), resolution="each") == [
+        ("good", True), ("bad", False), ("good", True), ("bad", False)]
+    disputed = voted(prefer("t", 0), prefer("t", 1))
+    assert labels(disputed, resolution="each") == []
+    assert left_out(disputed, format="trl-unpaired", resolution="each") == {
+        "answers that annotators call both good and not": 2}
     desk = Desk()
     desk.task("t", ["x", "y", "z"], kind="ranking")
     desk.judge("ann", "t", Decision(outcome="ranked", ranking=(("t.0",), ("t.1",), ("t.2",))))
     assert labels(desk) == [("x", True), ("z", False)]
     assert left_out(desk, format="trl-unpaired") == {"answers that are better than one and worse than another": 1}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_an_answer_between_two_others_has_no_label_in_whichever_tasks(order: tuple[int, ...]) -> None:
+    """Best over middle, middle over worst, best over worst, a task each, as `--pairing all` makes them."""
+    desk, texts = Desk(), ("best", "middle", "worst")
+    for place in order:
+        better, worse = [(0, 1), (1, 2), (0, 2)][place]
+        desk.task(f"t{place}", [texts[better], texts[worse]], question="one question?")
+        desk.judge("ann", f"t{place}", prefer(f"t{place}", 0))
+    rows = export(desk.snapshot(), Policy(format="trl-unpaired")).rows
+    assert sorted((row["completion"][0]["content"], row["label"]) for row in rows) == [("best", True), ("worst", False)]
+    assert left_out(desk, format="trl-unpaired") == {
+        "answers that are better than one and worse than another": 1, "answers that are there already": 2}
 
 
 # ------------------------------------------------------------------------------------------------------- stable bytes
