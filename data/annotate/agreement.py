@@ -5,7 +5,7 @@
 Decisions become labels on scales: the *verdict* on two candidates (first, second, tie, both bad), its *strength* (-3 to
 3, both bad and tie 0), a *rating* of an aspect, the *step* ratings, the *first error*. A ranking of N gives a label for
 every two. Only judgments that stand count, one for each person and task; skips, flags, repeats and adjudicators do not.
-Gold tasks, which are easier, are a group of their own.
+Where a batch reveals the answer after the verdict, the first verdict counts: a later one was made knowing it. Gold tasks, which are easier, are a group of their own.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def counted(snapshot: Snapshot) -> list[Judgment]:
     origins = {annotator.name: annotator.origin for annotator in snapshot.annotators}
     tasks = {task.id: place for place, task in enumerate(snapshot.tasks)}
     latest: dict[tuple[int, str], Judgment] = {}
-    for judgment in sorted(snapshot.standing(), key=lambda judgment: judgment.seq):
+    for judgment in sorted(snapshot.unprompted(), key=lambda judgment: judgment.seq):
         if judgment.role == "annotator" and origins.get(judgment.annotator, "human") in PEOPLE:
             latest[tasks[judgment.task_id], judgment.annotator] = judgment
     return [latest[key] for key in sorted(latest)]

@@ -5,6 +5,7 @@ count alike; else `count_tokens`: a Han character, a run of other letters and di
 Languages are told apart, as these counts are not alike in them.
 **Too quick** is a judgment made in less than a second, or faster than `READING` tokens a second for all that was shown:
 five times the 238 words a minute of careful reading (Brysbaert 2019).
+**Gold** and **repeats** are of what was decided before anything was revealed: see `Snapshot.unprompted`.
 """
 
 from __future__ import annotations
@@ -68,10 +69,17 @@ def profiles(snapshot: Snapshot) -> list[Profile]:
     """A profile of everyone who has judged, by name; whose judgments stand."""
     records = _Records(snapshot)
     origins = {annotator.name: annotator.origin for annotator in snapshot.annotators}
-    judged: dict[tuple[str, Role], list[Judgment]] = {}
-    for judgment in snapshot.standing():
-        judged.setdefault((judgment.annotator, judgment.role), []).append(judgment)
-    return [profile(records, own, origin=origins.get(name, "human")) for (name, _), own in sorted(judged.items())]
+    judged, unprompted = by_person(snapshot.standing()), by_person(snapshot.unprompted())
+    return [profile(records, own, unprompted.get(person, []), origin=origins.get(person[0], "human"))
+            for person, own in sorted(judged.items())]
+
+
+def by_person(judgments: Iterable[Judgment]) -> dict[tuple[str, Role], list[Judgment]]:
+    """The judgments of everyone in each of their roles."""
+    found: dict[tuple[str, Role], list[Judgment]] = {}
+    for judgment in judgments:
+        found.setdefault((judgment.annotator, judgment.role), []).append(judgment)
+    return found
 
 
 class _Records:
@@ -110,19 +118,20 @@ class _Records:
         return sum(map(self.counted, self.tasks[judgment.task_id].candidate_ids))
 
 
-def profile(records: _Records, judgments: Sequence[Judgment], *, origin: str) -> Profile:
-    """The measurements of one annotator's standing judgments."""
+def profile(records: _Records, judgments: Sequence[Judgment], unprompted: Sequence[Judgment], *,
+            origin: str) -> Profile:
+    """The measurements of one annotator's standing judgments, and of their unprompted ones."""
     outcomes: dict[str, int] = {}
     for judgment in judgments:
         outcomes[judgment.decision.outcome] = outcomes.get(judgment.decision.outcome, 0) + 1
     seconds = [judgment.lead_time_ms / 1000 for judgment in judgments if judgment.lead_time_ms is not None]
     first_slot, lengths = first_slot_share(records, judgments), length_bias(records, judgments)
-    quick, gold = too_quick(records, judgments), gold_accuracy(records, judgments)
+    quick, gold = too_quick(records, judgments), gold_accuracy(records, unprompted)
     return Profile(
         annotator=judgments[0].annotator, origin=origin, role=judgments[0].role, judgments=len(judgments),
         outcomes=dict(sorted(outcomes.items())), rewrites=sum(bool(each.decision.rewrite) for each in judgments),
         first_slot=first_slot, lengths=lengths, median_seconds=statistics.median(seconds) if seconds else None,
-        too_quick=quick, gold=gold, repeats=consistency(records, judgments),
+        too_quick=quick, gold=gold, repeats=consistency(records, unprompted),
         flags=tuple(_flags(first_slot, lengths, quick, gold)))
 
 

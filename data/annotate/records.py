@@ -298,6 +298,18 @@ class Snapshot:
         return [judgment for judgment in self.judgments
                 if judgment.status == "submitted" and judgment.id not in superseded]
 
+    def unprompted(self) -> list[Judgment]:
+        """What was decided before anybody was told the answer: the judgments that stand; but where a batch reveals it
+        after the verdict, the first verdict of each assignment, taken back or not."""
+        telling = {batch.id for batch in self.batches if batch.reveal}
+        told = {task.id for task in self.tasks if task.batch_id in telling}
+        first: dict[str, Judgment] = {}
+        for judgment in sorted(self.judgments, key=lambda judgment: judgment.seq):
+            if judgment.task_id in told and judgment.status != "void" and judgment.decision.decides:
+                first.setdefault(judgment.assignment_id or judgment.id, judgment)
+        return [*(judgment for judgment in self.standing() if judgment.task_id not in told),
+                *(judgment for judgment in first.values() if judgment.status == "submitted")]
+
     def by_id(self, name: str) -> dict[str, Any]:
         """The rows of one list by what names them, e.g. `snapshot.by_id("tasks")[judgment.task_id]`."""
         key = {"guidelines": "version", "annotators": "name"}.get(name, "id")

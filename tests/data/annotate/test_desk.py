@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data.annotate.agreement import against_judges
 from data.annotate.desk import Desk, Refused
 from data.annotate.ledger import append
 from data.annotate.pairing import Plan
@@ -350,3 +351,20 @@ def test_two_batches_are_worked_apart_or_together(tmp_path: Path) -> None:
     assert anna.post("next", batch=second)["current"]["batch"] == "second"
     assert anna.work(outcome="tie") == 5
     assert desk.person("anna") == Annotator(name="anna", created_at=desk.snapshot().annotators[0].created_at)
+
+
+def test_a_verdict_taken_back_after_the_reveal_counts_for_no_agreement(tmp_path: Path) -> None:
+    """The page shows the judge's suggestion after the verdict; the annotator takes theirs back and posts that one."""
+    rows = [{"prompt": "Q?", "chosen": "right", "rejected": "wrong", "origin": "ai", "annotator": "judge"}]
+    desk = opened(tmp_path, rows, reveal=True)
+    anna = Visitor(desk, "anna")
+    shown = anna.post("next")["current"]
+    texts = {slot["text"]: slot["slot"] for slot in shown["slots"]}
+    told = anna.decide(shown, outcome="prefer", preferred=texts["wrong"], strength=2)["reveal"]
+    assert told["suggestions"][0]["decision"]["preferred"] == texts["right"]
+    anna.post("undo", id=str(uuid.uuid4()))
+    anna.decide(shown, outcome="prefer", preferred=texts["right"], strength=2)
+    (verdict,) = [row for row in against_judges(desk.snapshot()) if row.scale == "verdict"]
+    assert (verdict.labels, verdict.percent.value) == (1, 0.0)
+    assert [judgment.decision.preferred for judgment in desk.snapshot().standing()] == [
+        desk.snapshot().suggestions[0].decision.preferred]  # what is exported is the correction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -125,6 +126,28 @@ def test_repeated_tasks_measure_consistency() -> None:
     desk.judge("bea", "again0", TIE)  # who never saw the first
     assert (of(desk.snapshot(), "ann").repeats.value, of(desk.snapshot(), "ann").repeats.n) == (0.75, 4)
     assert str(of(desk.snapshot(), "bea").repeats) == "n/a (no data)"
+
+
+def retaken(desk: Desk, task: str, first: Decision, last: Decision) -> None:
+    """ann decides, takes it back after whatever was revealed, and decides again: three rows of one assignment."""
+    old = desk.judge("ann", task, first)
+    void = desk.judge("ann", task, first, status="void", supersedes=old.id, imported=True)
+    new = desk.judge("ann", task, last, supersedes=void.id, imported=True)
+    desk.judgments[-2:] = [dataclasses.replace(each, assignment_id=old.assignment_id) for each in (void, new)]
+
+
+@pytest.mark.parametrize("reveal", [True, False])
+def test_gold_and_repeats_are_measured_before_the_answer_is_revealed(reveal: bool) -> None:
+    desk = Desk()
+    desk.task("gold", gold=prefer("gold", 0))
+    desk.task("t")
+    desk.task("again", repeat_of="t")
+    desk.judge("ann", "t", prefer("t", 0))
+    retaken(desk, "gold", prefer("gold", 1), prefer("gold", 0))
+    retaken(desk, "again", prefer("t", 1), prefer("t", 0))
+    desk.batches = [dataclasses.replace(batch, reveal=reveal) for batch in desk.batches]
+    found = of(desk.snapshot(), "ann")
+    assert (found.gold.value, found.repeats.value, found.judgments) == ((0.0, 0.0, 3) if reveal else (1.0, 1.0, 3))
 
 
 def test_outcomes_are_counted_and_only_those_that_stand() -> None:
