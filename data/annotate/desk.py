@@ -217,8 +217,9 @@ class Desk:
                 guideline=last.guideline, role=last.role, created_at=turn.moment)
             append(connection, annotator.name, "undo", id, [void])
             slots = get(connection, Assignment, str(last.assignment_id)).slots
+            draft = {**to_slots(last.decision, slots), "elapsed_ms": last.lead_time_ms or 0}  # the clock goes on
             connection.execute(update(ASSIGNMENTS).where(ASSIGNMENTS.c.id == last.assignment_id).values(
-                state="open", leased_until=turn.until, revises=id, draft=canonical(to_slots(last.decision, slots))))
+                state="open", leased_until=turn.until, revises=id, draft=canonical(draft)))
             return void
 
     # -------------------------------------------------------------------------------------------- what a page may see
@@ -238,7 +239,7 @@ class Desk:
             turn = self._turn(annotator)
             why = {} if lent else views.nothing_left(connection, annotator, turn.moment)
             return {"current": shown[0] if shown else None, "ahead": shown[1] if len(shown) > 1 else None,
-                    "progress": views.progress(connection, annotator, turn.moment),
+                    "progress": {"mine": views.own_progress(connection, annotator, turn.moment)},
                     "undo": self._last(connection, turn) is not None, **why}
 
     def revealed(self, judgment: Judgment) -> dict[str, Any] | None:

@@ -99,6 +99,16 @@ def history_view(connection: Connection, judgment: Judgment) -> dict[str, Any]:
 def progress(connection: Connection, annotator: Annotator, moment: str) -> dict[str, Any]:
     """Counts of the annotator's own work, and of what is left of each batch; nobody else's decisions."""
     batches = batch_progress(connection, annotator, moment)
+    return {"mine": own_progress(connection, annotator, moment, left=sum(batch["left_for_me"] for batch in batches)),
+            "batches": batches}
+
+
+def own_progress(connection: Connection, annotator: Annotator, moment: str, *, left: int | None = None
+                 ) -> dict[str, Any]:
+    """Counts of the annotator's own work alone: what a page may show beside a task. `left` is counted where it is not
+    given."""
+    if left is None:
+        left = sum(batch["left_for_me"] for batch in batch_progress(connection, annotator, moment))
     a, j, later = ASSIGNMENTS.c, JUDGMENTS.c, JUDGMENTS.alias("later")
     judged = connection.execute(select(func.count()).select_from(ASSIGNMENTS).where(
         a.annotator == annotator.name, a.state.in_(("judged", "surplus")))).scalar_one()
@@ -110,14 +120,12 @@ def progress(connection: Connection, annotator: Annotator, moment: str) -> dict[
         *stands, j.created_at >= moment[:10])).scalar_one()
     times = connection.execute(select(j.lead_time_ms).where(*stands, j.lead_time_ms.is_not(None)).order_by(
         j.seq.desc()).limit(_RECENT)).scalars().all()
-    return {"mine": {"judged": judged, "skipped": passed.get("skip", 0), "flagged": passed.get("flag", 0),
-                     "today": today, "left": sum(batch["left_for_me"] for batch in batches),
-                     "median_s": statistics.median(times) / 1000 if times else None},
-            "batches": batches}
+    return {"judged": judged, "skipped": passed.get("skip", 0), "flagged": passed.get("flag", 0), "today": today,
+            "left": left, "median_s": statistics.median(times) / 1000 if times else None}
 
 
 def batch_progress(connection: Connection, annotator: Annotator, moment: str) -> list[dict[str, Any]]:
-    """Of each batch: its tasks, how many have all their judgments, and how many the annotator could still take."""
+    """Of each batch: its tasks, how many have all their judgments, and about how many the annotator will still have."""
     t, a = TASKS.c, ASSIGNMENTS.c
     others = select(a.task_id, func.count().label("count")).where(a.role == "annotator", or_(
         a.state == "judged", (a.state == "open") & (a.leased_until > moment) & (a.annotator != annotator.name)
@@ -126,16 +134,35 @@ def batch_progress(connection: Connection, annotator: Annotator, moment: str) ->
         a.role == "annotator", a.state == "judged").group_by(a.task_id).subquery()
     mine = select(a.task_id, a.state).where(a.annotator == annotator.name).subquery()
     taken, full = func.coalesce(others.c.count, 0), func.coalesce(judged.c.count, 0)
-    is_free = ((mine.c.state.is_(None) | (mine.c.state == "open")) & (taken < t.min_judgments))
+    is_usual, is_open, is_gold = t.min_judgments > 0, mine.c.state == "open", t.is_gold == 1
+    is_had = mine.c.state.is_not(None) & ~is_open
+    is_free = is_usual & (mine.c.state.is_(None) | is_open) & (taken < t.min_judgments)
     rows = connection.execute(select(
-        t.batch_id, func.count().label("tasks"), _how_many(full >= t.min_judgments).label("done"),
-        _how_many(is_free).label("left")).select_from(TASKS)
+        t.batch_id, _how_many(is_usual).label("tasks"), _how_many(is_usual & (full >= t.min_judgments)).label("done"),
+        _how_many(is_free).label("free"), _how_many(is_usual & is_had).label("usual"), _how_many(is_had).label("had"),
+        _how_many(is_gold).label("gold"), _how_many(is_open & ~is_usual).label("held")).select_from(TASKS)
         .outerjoin(others, others.c.task_id == t.id).outerjoin(judged, judged.c.task_id == t.id)
-        .outerjoin(mine, mine.c.task_id == t.id).where(t.min_judgments > 0).group_by(t.batch_id))
-    counts = {row.batch_id: (row.tasks, row.done, row.left) for row in rows}
-    return [{"id": batch.id, "name": batch.name, **dict(zip(("tasks", "done", "left_for_me"),
-                                                            counts.get(batch.id, (0, 0, 0)), strict=True))}
-            for batch in records(connection, Batch)]
+        .outerjoin(mine, mine.c.task_id == t.id).group_by(t.batch_id))
+    counts = {row.batch_id: row for row in rows}
+    return [{"id": batch.id, "name": batch.name, "tasks": row.tasks if row else 0, "done": row.done if row else 0,
+             "left_for_me": left_of(batch, row) if row else 0}
+            for batch in records(connection, Batch) for row in [counts.get(batch.id)]]
+
+
+def left_of(batch: Batch, row: Any) -> int:
+    """How many tasks an annotator will have of a batch still: what to expect in all, gold and repeated ones in their
+    shares, less what they have had, of whichever kind; a count of the usual ones alone would tell the others apart.
+
+    At least 1 while there is any: which of the last ones is gold, nobody can tell either.
+    """
+    if not row.tasks:
+        return int(row.gold - row.had)  # nothing but gold
+    if not row.free and not row.held:
+        return 0
+    usual, share = row.usual + row.free, 1 - batch.gold_share - batch.repeat_share
+    gold, repeated = (min(most, usual * part / share if share > 0 else most) for most, part in (
+        (row.gold, batch.gold_share), (usual, batch.repeat_share)))
+    return max(1, round(usual + gold + repeated) - int(row.had))
 
 
 def _how_many(condition: Any) -> Any:

@@ -182,6 +182,7 @@ def test_undo_goes_back_over_submits_and_restarts(tmp_path: Path) -> None:
     anna = Visitor(Desk.open(str(tmp_path / "annotations.db")), "anna")  # the server was started anew, the page too
     back = anna.post("undo", id=str(uuid.uuid4()))["next"]["current"]
     assert back["id"] == shown[2]["id"] and back["draft"]["rationale"] == "because a" and back["revises"]
+    assert back["draft"]["elapsed_ms"] == 1500  # its clock goes on from there
     back = anna.post("undo", id=str(uuid.uuid4()))["next"]["current"]
     assert back["id"] == shown[1]["id"] and back["draft"]["preferred"] == "b"
     following = anna.decide(back, outcome="tie")["next"]["current"]
@@ -284,6 +285,29 @@ def test_a_batch_of_gold_tasks_alone_is_served(tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{n}?", "chosen": "right", "rejected": "wrong", "gold": True} for n in range(5)]
     desk = opened(tmp_path, rows)
     assert [Visitor(desk, name).work(**PREFER) for name in ("anna", "bea")] == [5, 5]
+
+
+def test_the_counter_beside_the_tasks_tells_no_gold_or_repeated_one(tmp_path: Path) -> None:
+    """What is judged and what is left add up to the same after every verdict, whichever kind of task it was on; where
+    more gold tasks came than their share, the last ones raise it by one each, of every kind."""
+    rows = [{"prompt": f"Q{n}?", "chosen": f"right {n}", "rejected": f"wrong {n}", "gold": n < 20, "id": f"r{n}"}
+            for n in range(80)]
+    desk = opened(tmp_path, rows, gold_share=0.2, repeat_share=0.1)
+    anna = desk.sign_in("anna")
+    sums, shown, kinds = [], desk.waiting(anna), []
+    while shown["current"] is not None:
+        mine = shown["progress"]["mine"]
+        assert set(shown["progress"]) == {"mine"} and mine["left"] > 0
+        sums.append((mine["judged"] + mine["left"], mine["left"]))
+        desk.submit(anna, id=str(uuid.uuid4()), assignment=shown["current"]["id"], decision=PREFER)
+        shown = desk.waiting(anna)
+    tasks = desk.snapshot().by_id("tasks")
+    kinds = [tasks[judgment.task_id].min_judgments > 0 for judgment in desk.snapshot().standing()]
+    assert kinds.count(True) == 60 and kinds.count(False) > 12
+    assert shown["progress"]["mine"] == {**mine, "judged": len(kinds), "today": len(kinds), "left": 0}
+    assert len({total for total, left in sums if left > 1}) == 1
+    last = [total for total, left in sums if left == 1]
+    assert last == list(range(last[0], last[0] + len(last)))
 
 
 # -------------------------------------------------------------------------------------------------------- adjudication
