@@ -112,6 +112,15 @@ def as_messages(value: object, role: str, *, where: str) -> list[Message]:
     return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, where=where)
 
 
+def _answer(value: object, name: str, *, where: str) -> str | list[Any] | tuple[Any, ...]:
+    """A completion; or an `answer`, which may be a number too. Raises UserError for what is neither."""
+    if isinstance(value, str | list | tuple):
+        return value
+    if name == "completion" or isinstance(value, Mapping):
+        raise UserError(f"{where}: field {name!r} is {shown(value)}; it must be text or a list of messages")
+    return str(value)
+
+
 def conversation(row: Mapping[str, Any], *, where: str) -> list[Message]:
     """The conversation of a row of any form that has one. Raises UserError that names the columns it lacks."""
     if row.get("messages") is not None:
@@ -119,10 +128,9 @@ def conversation(row: Mapping[str, Any], *, where: str) -> list[Message]:
     prompt = row["prompt"] if row.get("prompt") is not None else row.get("question")
     if prompt is not None:
         messages = as_messages(prompt, "user", where=f"{where}: prompt")
-        completion = row["completion"] if row.get("completion") is not None else row.get("answer")
-        if completion is not None:
-            text = completion if isinstance(completion, str | list | tuple) else str(completion)
-            messages += as_messages(text, "assistant", where=f"{where}: completion")
+        name = "completion" if row.get("completion") is not None else "answer"
+        if (completion := row.get(name)) is not None:
+            messages += as_messages(_answer(completion, name, where=where), "assistant", where=f"{where}: {name}")
         return messages
     raise UserError(f"{where}: has the columns {sorted(row)}; give `prompt` and `completion`, `messages`, or `prompt` "
                     "and `answer`")

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import types
 import typing
@@ -26,6 +27,7 @@ Check = typing.Callable[[Any], bool]
 TABLES = (".jsonl", ".ndjson", ".json", ".parquet")
 CARD = ".card.json"  # says what the file beside it is
 _SHOWN = 60  # characters of a wrong value that an error repeats
+MAX_DIGITS = 308  # of a whole number: as large as a float can be
 
 
 # ------------------------------------------------------------------------------------------------------------ text
@@ -64,6 +66,20 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number; use null or a finite number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {shown(text)} is too large to be kept; use null or a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits, at most {MAX_DIGITS} can be kept; write it as text, in "
+                         "quotes")
+    return int(text)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -74,13 +90,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(text: str, *, where: str) -> Any:
-    """Strict JSON: no NaN, no field twice in an object. Raises UserError."""
+    """Strict JSON: no NaN, no number beyond a float's range, no field twice in an object. Raises UserError."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole,
+                          object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: broken JSON at column {error.colno}: {error.msg}, near "
                         f"{shown(text[max(0, error.pos - 20):error.pos + 20])}; repair or delete the line") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UserError(f"{where}: lists or objects stand in one another too deeply to be read; flatten them, or "
+                        "delete the line") from error
+    except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from data.annotate.records import Candidate, Decision, Prompt, StepLabel, canoni
 from data.chat import check_messages
 from data.files import as_messages, conversation
 from data.preferences import ORIGINS, from_trl
-from data.rows import json_lines, parse_json, read_rows, read_table, read_text, shown
+from data.rows import TABLES, json_lines, parse_json, read_rows, read_table, read_text, shown
 from data.schema import Completion, Message, PreferencePair, Question, UserError, content_id
 
 FORMS = {  # what a row of each form has; the first that fits is taken
@@ -155,6 +156,9 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _read_rows(path: Path, material: Material, generator: str) -> None:
+    if path.is_file() and path.suffix not in TABLES:
+        raise UserError(f"{path}: a file of kind {path.suffix!r} cannot be imported; save its rows as one of "
+                        f"{', '.join(TABLES)}")
     if path.suffix in (".json", ".parquet"):
         rows = [(f"{path}: row {number}", row) for number, row in enumerate(read_table(path), start=1)]
     else:
@@ -197,15 +201,24 @@ def check_fields(row: Mapping[str, Any], *, where: str) -> None:
             raise UserError(f"{where}: field {name!r} is {shown(value)}; it must be {words}")
         if value is not None and name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{where}: field {name!r} is {shown(value)}; it must be one of {', '.join(CHOICES[name])}")
+    score = row.get("score")
+    if score is not None and not math.isfinite(score):  # a Parquet file can hold it
+        raise UserError(f"{where}: field 'score' is {score}; it must be a finite number, or left out")
     try:
-        canonical(dict(row)).encode()
+        canonical({name: value for name, value in row.items() if name != "score"}).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: holds half of a surrogate pair, {shown(error.object[error.start])}, which is no "
                         "character; replace it") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: holds what JSON cannot ({error}); replace it with text or a finite number, or leave "
+                        "that column out") from error
 
 
 def _prompt(messages: list[Message], row: Mapping[str, Any], *, source: dict[str, str], where: str) -> Prompt:
     check_messages(messages, where=f"{where}: prompt")
+    if not messages[-1]["content"].strip():
+        raise UserError(f"{where}: prompt is {shown(messages[-1]['content'])}, without anything that is asked; delete "
+                        "the row")
     if messages[-1]["role"] == "assistant":
         raise UserError(f"{where}: prompt ends with the assistant's message; it must end with the user's")
     evidence = row.get("evidence") or ""
@@ -260,6 +273,9 @@ def _read_preference(row: dict[str, Any], material: Material, *, generator: str,
     if origin is not None and origin not in ORIGINS:
         raise UserError(f"{where}: field 'origin' is {shown(origin)}; it must be one of {', '.join(ORIGINS)}")
     pair = from_trl(named, where=where, origin="human", annotator="the file")
+    if pair.chosen.strip() == pair.rejected.strip():
+        raise UserError(f"{where}: 'chosen' and 'rejected' are {shown(pair.chosen)} and {shown(pair.rejected)}, the same "
+                        "but for the space around; delete the row")
     prompt = _prompt(pair.prompt, {**row, **_provenance(pair)}, source=_source(where), where=where)
     sides = [_candidate(prompt, text, f"{generator}, unnamed", where=where, generator_type="unknown", error_kind=kind)
              for text, kind in ((pair.prefix + pair.chosen, None), (pair.prefix + pair.rejected, pair.error_kind))]

@@ -93,10 +93,10 @@ def tasks(material: Material, plan: Plan, batch: Batch, *, right: Mapping[str, t
 
 
 def distinct(answers: Iterable[Candidate], left_out: collections.Counter[str]) -> list[Candidate]:
-    """The first of each text: two that read the same cannot be compared."""
+    """The first of each text: two that read the same, but for the space around, cannot be compared."""
     kept: dict[str, Candidate] = {}
     for answer in answers:
-        if kept.setdefault(answer.text, answer) is not answer:
+        if kept.setdefault(answer.text.strip(), answer) is not answer:
             left_out["answer that reads like another of its prompt"] += 1
     return list(kept.values())
 

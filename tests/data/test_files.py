@@ -71,6 +71,8 @@ def test_every_drop_is_counted_with_its_reason(row: dict[str, Any], reason: str,
 
 
 @pytest.mark.parametrize(("row", "message"), [
+    ({"prompt": "a?", "completion": 7}, r"f\.jsonl: row 2: field 'completion' is 7; it must be text"),
+    ({"prompt": "a?", "answer": {"value": 7}}, r"f\.jsonl: row 2: field 'answer' is {'value': 7}; it must be text"),
     ({"input": "a"}, r"f\.jsonl: row 2: has the columns \['input'\]; give `prompt` and `completion`"),
     ({"messages": [{"from": "human"}]}, r"row 2: messages\[0\] is .*a message is"),
     ({"messages": [*USER, {"role": "assistant", "content": "", "tool_calls": [{}]}]}, "calls tools"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from data.annotate.cli import main
@@ -56,6 +59,15 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "unknown language": ([{**GOOD, "language": "de"}], ("rows.jsonl:1", "'language'", "en, zh")),
     "half a surrogate pair": (['{"prompt": "Q?", "completion": "\\ud83d"}'], ("rows.jsonl:1", "surrogate")),
     "not a number": (['{"prompt": "Q?", "completion": "x", "score": NaN}'], ("rows.jsonl:1", "NaN")),
+    "beyond every number": (['{"prompt": "Q?", "completion": "x", "score": 1e999}'], ("rows.jsonl:1", "1e999", "null")),
+    "a completion that is a number": ([GOOD, {**OTHER, "completion": 7}], ("rows.jsonl:2", "'completion'", "7", "text")),
+    "a completion that is an object": ([GOOD, {**OTHER, "completion": {"text": "x"}}],
+                                       ("rows.jsonl:2", "'completion'", "'text'", "a list of messages")),
+    "blank prompt": ([GOOD, {**OTHER, "prompt": " \n"}], ("rows.jsonl:2", "prompt", "' \\n'", "delete the row")),
+    "chosen = rejected but for space": ([{"prompt": "Q?", "chosen": "same", "rejected": " same\n"}],
+                                        ("rows.jsonl:1", "'chosen'", "'rejected'", "space around", "delete the row")),
+    "only the same text but for space": ([GOOD, {**GOOD, "completion": "An answer\n"}],
+                                         ("no pairwise task", "reads like another")),
     "a field twice": (['{"prompt": "Q?", "prompt": "R?", "completion": "x"}'], ("rows.jsonl:1", "'prompt'", "twice")),
     "prompt without end": ([{"prompt": [{"role": "assistant", "content": "x"}], "completion": "y"}],
                            ("rows.jsonl:1", "prompt", "user")),
@@ -101,6 +113,21 @@ def test_bytes_that_are_no_utf8_text_are_named(tmp_path: Path) -> None:
         read(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="folder of a `sample` artifact"):
         read(tmp_path)
+
+
+def test_a_file_of_another_kind_is_told_what_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\nQ?,x\n")
+    with pytest.raises(UserError, match=r"rows.csv: a file of kind '.csv' cannot be imported; .*\.jsonl.*\.parquet"):
+        read(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(("column", "said"), [({"score": [math.inf]}, "field 'score' is inf"), (
+    {"other": [math.nan]}, "holds what JSON cannot"), ({"at": [datetime.date(2026, 1, 1)]}, "holds what JSON cannot")])
+def test_a_parquet_file_may_hold_what_json_cannot(tmp_path: Path, column: dict[str, Any], said: str) -> None:
+    table = pyarrow.Table.from_pydict({"prompt": ["Q?"], "completion": ["x"], **column})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=f"rows.parquet: row 1: {said}"):
+        read(tmp_path / "rows.parquet")
 
 
 def test_a_file_with_a_byte_order_mark_at_its_start_is_read(tmp_path: Path) -> None:
