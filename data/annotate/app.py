@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.annotate.database import Busy
-from data.annotate.decisions import Invalid
+from data.annotate.decisions import Invalid, has_half
 from data.annotate.desk import UI_VERSION, Desk, Refused
 from data.annotate.guard import LOOPBACK, Guard, Signer, error
 from data.annotate.records import Annotator
@@ -69,6 +69,8 @@ class Call:
         value = self.body.get(name, default)
         if not isinstance(value, str):
             raise Invalid(name, f"is {shown(value)}; it must be text")
+        if "\0" in value or has_half(value):
+            raise Invalid(name, f"is {shown(value)}, with what is no character in it; leave that out")
         return value
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def progress(call: Call) -> dict[str, Any]:
 
 def history(call: Call) -> dict[str, Any]:
     limit = call.query.get("limit", "50")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
+    if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= 1000:
         raise Invalid("limit", f"is {shown(limit)}; it must be a number from 1 to 1000")
     return {"judgments": call.desk.history(call.person, limit=int(limit))}
 

@@ -1,6 +1,6 @@
 """Between a decision as a page posts it, by slots, and as it is kept, by candidate ids; and whether it makes sense.
 
-    decision = from_slots({"outcome": "prefer", "preferred": "a", "strength": 2}, task, slots, texts)
+    decision = from_slots({"outcome": "prefer", "preferred": "a", "strength": 2}, task, slots, texts, tags=tags)
     to_slots(decision, slots)
 
 A slot is a letter, a, b, c, ... in the order of the assignment: the only name of a candidate that a page ever sees.
@@ -9,7 +9,7 @@ A slot is a letter, a, b, c, ... in the order of the assignment: the only name o
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from data.annotate.records import OUTCOMES, STEP_RATINGS, STRENGTHS, Candidate, Decision, Span, Task, to_record
@@ -29,9 +29,9 @@ class Invalid(UserError):
         self.field = field
 
 
-def from_slots(posted: Mapping[str, Any], task: Task, slots: Sequence[str],
-               candidates: Mapping[str, Candidate]) -> Decision:
-    """The decision by candidate ids, checked. Raises Invalid."""
+def from_slots(posted: Mapping[str, Any], task: Task, slots: Sequence[str], candidates: Mapping[str, Candidate], *,
+               tags: Collection[str]) -> Decision:
+    """The decision by candidate ids, checked; `tags` are the error tags of the task's batch. Raises Invalid."""
     names = dict(zip(LETTERS, slots, strict=False))
     value = dict(posted)
     if value.get("preferred") is not None:
@@ -49,7 +49,7 @@ def from_slots(posted: Mapping[str, Any], task: Task, slots: Sequence[str],
         decision = to_record(value, Decision, where="decision")
     except UserError as error:
         raise Invalid("decision", str(error)) from error
-    check(decision, task, candidates)
+    check(decision, task, candidates, tags=tags)
     return decision
 
 
@@ -88,13 +88,14 @@ def to_slots(decision: Decision, slots: Sequence[str]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- checks
 
 
-def check(decision: Decision, task: Task, candidates: Mapping[str, Candidate]) -> None:
+def check(decision: Decision, task: Task, candidates: Mapping[str, Candidate], *, tags: Collection[str]) -> None:
     """Raises Invalid where the decision does not fit the task or contradicts itself."""
     allowed = (*OUTCOMES[task.kind], "skip", "flag")
     if decision.outcome not in allowed:
         raise Invalid("outcome", f"{decision.outcome!r} cannot be decided of a {task.kind} task; choose one of "
                                  f"{', '.join(allowed)}")
     _check_texts(decision, task, candidates)
+    _check_tags(decision, tags)
     if not decision.decides:
         if not decision.reason.strip():
             raise Invalid("reason", f"is empty; say why you {decision.outcome} it")
@@ -112,9 +113,8 @@ def _check_texts(decision: Decision, task: Task, candidates: Mapping[str, Candid
     written = [(name, getattr(decision, name) or "") for name in _TEXTS]
     written += [("corrections", each.text) for each in decision.corrections]
     written += [("steps", each.note) for each in decision.steps] + [("spans", each.note) for each in decision.spans]
-    tags = [*decision.tags, *(each.tag or "" for each in decision.steps), *(each.tag or "" for each in decision.spans)]
-    for name, text in [*written, *(("tags", tag) for tag in tags)]:
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+    for name, text in written:
+        if has_half(text):
             raise Invalid(name, "holds half of a surrogate pair, which is no character; delete it")
         if len(text) > MAX_TEXT:
             raise Invalid(name, f"has {len(text)} characters; at most {MAX_TEXT} are kept")
@@ -123,6 +123,20 @@ def _check_texts(decision: Decision, task: Task, candidates: Mapping[str, Candid
             raise Invalid("rewrite", "is empty; write the better answer, or leave it out")
         if decision.rewrite in [candidates[name].text for name in task.candidate_ids]:
             raise Invalid("rewrite", "is one of the answers as it stands; change it, or prefer that answer")
+
+
+def has_half(text: str) -> bool:
+    """Whether there is half of a surrogate pair in it, which no database keeps."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _check_tags(decision: Decision, tags: Collection[str]) -> None:
+    """Raises Invalid for a tag that the batch does not have: of the decision, of a step, of a span."""
+    given = [("tags", tag) for tag in decision.tags]
+    given += [(name, each.tag) for name in ("steps", "spans") for each in getattr(decision, name) if each.tag]
+    for name, tag in given:
+        if tag not in tags:
+            raise Invalid(name, f"{shown(tag)} is no error tag of this batch; choose from {', '.join(tags) or 'none'}")
 
 
 def _check_preference(decision: Decision) -> None:

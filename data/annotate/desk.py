@@ -38,6 +38,7 @@ from data.annotate.ledger import (
 from data.annotate.records import (
     Annotator,
     Assignment,
+    Batch,
     Candidate,
     Decision,
     Judgment,
@@ -177,7 +178,8 @@ class Desk:
             row = self._row(connection, annotator, assignment)
             lent, task = record(Assignment, row), get(connection, Task, row.task_id)
             candidates = {name: get(connection, Candidate, name) for name in task.candidate_ids}
-            decided = from_slots(decision, task, lent.slots, candidates)
+            decided = from_slots(decision, task, lent.slots, candidates,
+                                 tags=get(connection, Batch, task.batch_id).error_tags)
             if (known := find(connection, Judgment, id)) is not None:
                 return _same(known, assignment, decided)
             if row.state != "open":

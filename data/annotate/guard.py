@@ -112,7 +112,7 @@ class Guard:
         if not self.signer.is_token(request.cookies.get(self.signer.cookie, ""), headers.get(TOKEN_HEADER, "")):
             return "forbidden", 403, "the page is out of date; load it again"
         length = headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY:
+        if not length.isdecimal() or len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
             return "too_large", 413, f"a request says its length, at most {MAX_BODY} bytes"
         return None
 

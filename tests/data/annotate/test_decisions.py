@@ -12,6 +12,7 @@ from data.annotate.decisions import MAX_TEXT, Invalid, from_slots, to_slots
 from data.annotate.records import Candidate, Decision, Task, TaskKind
 from data.annotate.turns import says, slots_of
 
+TAGS = ("wrong_fact", "other")
 TEXTS = {"x": "one\ntwo\nthree", "y": "毛利: 14 - 7 = 7", "z": "\U0001f600 smile"}
 
 
@@ -46,8 +47,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
 def test_slots_and_back_whatever_the_order(kind: str, posted: dict[str, Any]) -> None:
     for seed in range(6):
         slots = slots_of(TASKS[kind], seed)
-        decision = from_slots(posted, TASKS[kind], slots, CANDIDATES)
-        again = from_slots(to_slots(decision, slots), TASKS[kind], slots, CANDIDATES)
+        decision = from_slots(posted, TASKS[kind], slots, CANDIDATES, tags=TAGS)
+        again = from_slots(to_slots(decision, slots), TASKS[kind], slots, CANDIDATES, tags=TAGS)
         assert again == decision
         if decision.preferred:
             assert decision.preferred == slots["ab".index(posted["preferred"])]
@@ -55,7 +56,7 @@ def test_slots_and_back_whatever_the_order(kind: str, posted: dict[str, Any]) ->
 
 def test_a_decision_does_not_depend_on_the_sides() -> None:
     one, other = (from_slots({"outcome": "prefer", "preferred": slot, "strength": 2}, TASKS["pairwise"], slots,
-                             CANDIDATES) for slot, slots in (("a", ("x", "y")), ("b", ("y", "x"))))
+                             CANDIDATES, tags=()) for slot, slots in (("a", ("x", "y")), ("b", ("y", "x"))))
     assert one == other and says(one) == says(other)
 
 
@@ -78,6 +79,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("pairwise", {"outcome": "tie", "rationale": "x" * (MAX_TEXT + 1)}, "rationale"),
     ("pairwise", {"outcome": "tie", "rationale": "half \ud83d"}, "rationale"),
     ("pairwise", {"outcome": "tie", "tags": ["\udc00"]}, "tags"),
+    ("pairwise", {"outcome": "tie", "tags": ["other", "my own"]}, "tags"),
+    ("pairwise", {"outcome": "tie", "spans": [{"slot": "a", "start": 0, "end": 3, "tag": "my own"}]}, "spans"),
+    ("stepwise", {"outcome": "stepped", "steps": [{"step": at, "rating": 1, "tag": "x"} for at in range(3)]}, "steps"),
     ("pairwise", {"outcome": "tie", "spans": [{"slot": "a", "start": 3, "end": 3}]}, "spans"),
     ("pairwise", {"outcome": "tie", "spans": [{"slot": "a", "start": 0, "end": 14}]}, "spans"),
     ("pairwise", {"outcome": "tie", "spans": [{"slot": "q", "start": 0, "end": 1}]}, "spans"),
@@ -106,7 +110,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("kind", "posted", "field"), BAD)
 def test_what_makes_no_sense_is_refused_by_its_field(kind: str, posted: dict[str, Any], field: str) -> None:
     with pytest.raises(Invalid) as refused:
-        from_slots(posted, TASKS[kind], slots_of(TASKS[kind], 1), CANDIDATES)
+        from_slots(posted, TASKS[kind], slots_of(TASKS[kind], 1), CANDIDATES, tags=TAGS)
     assert refused.value.field == field and str(refused.value).startswith(f"{field}: ")
 
 
@@ -121,4 +125,4 @@ def test_any_json_is_a_decision_or_refused() -> None:
         posted["outcome"] = draw.choice(["prefer", "tie", "ranked", "rated", "stepped", "skip", 5])
         kind = draw.choice(list(TASKS))
         with contextlib.suppress(Invalid):
-            from_slots(posted, TASKS[kind], slots_of(TASKS[kind], 0), CANDIDATES)
+            from_slots(posted, TASKS[kind], slots_of(TASKS[kind], 0), CANDIDATES, tags=TAGS)

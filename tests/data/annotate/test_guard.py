@@ -100,6 +100,30 @@ def test_a_body_that_is_no_object_is_refused(desk: Desk, body: bytes) -> None:
     assert response.status_code == 422 and response.json()["error"]["code"] == "invalid"
 
 
+@pytest.mark.parametrize(("call", "body", "field"), [
+    ("session", {"annotator": "anna\ud800"}, "annotator"), ("open", {"assignment": "\udfff"}, "assignment"),
+    ("next", {"batch": "\ud83d"}, "batch"), ("open", {"assignment": "a\0"}, "assignment"),
+    ("undo", {"id": "\ud800"}, "id")])
+def test_half_a_character_in_a_name_is_refused(desk: Desk, call: str, body: dict[str, str], field: str) -> None:
+    response = Visitor(desk, "anna").send(call, **body)
+    assert response.status_code == 422 and response.json()["error"]["field"] == field
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "9" * 5000])
+def test_odd_limits_of_the_history_are_refused(desk: Desk, limit: str) -> None:
+    assert Visitor(desk, "anna").client.get(f"/api/history?limit={limit}").status_code == 422
+
+
+@pytest.mark.parametrize("call", ["draft", "preferences"])
+def test_a_number_beyond_every_range_is_refused_and_nothing_is_kept(desk: Desk, call: str) -> None:
+    anna = Visitor(desk, "anna")
+    shown = anna.post("next")["current"]["id"]
+    response = anna.client.post(f"/api/{call}", content=f'{{"assignment": "{shown}", "{call}": {{"x": 1e999}}}}', headers={
+        "X-Desk-Token": anna.csrf, "Origin": HOST, "Content-Type": "application/json"})
+    assert response.status_code == 422 and "1e999" in response.json()["error"]["message"]
+    assert anna.post("next")["current"]["draft"] is None and anna.get("session")["preferences"] == {}
+
+
 def test_every_answer_carries_the_strict_headers(desk: Desk) -> None:
     client = Visitor(desk, "anna").client
     for response in (client.get("/api/session"), client.get("/nowhere"), client.get("/healthz", headers={"Host": "x"})):
