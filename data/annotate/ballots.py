@@ -178,7 +178,8 @@ def settled(ballot: Ballot, says: Callable[[Vote], T | None], policy: Policy, le
         left_out[f"{what} without a majority"] += 1
         return None
     said = [other for vote in ballot.peers if (other := says(vote)) is not None]
-    if said.count(value) / len(said) < policy.min_agreement:
+    share = said.count(value) / len(said)
+    if max(share, round(share, 2)) < policy.min_agreement:  # 0.67 is two of three
         left_out[f"{what} with agreement below {policy.min_agreement:g}"] += 1
         return None
     return value, tuple(votes)

@@ -51,7 +51,8 @@ def export(snapshot: Snapshot, policy: Policy) -> Export:
         rows = single_answers(counted, policy, left_out)
     else:
         rows = labelled_steps(counted, policy, left_out)
-    return Export(policy, rows, demonstrations(counted), {reason: n for reason, n in sorted(left_out.items()) if n})
+    shown = demonstrations(counted) if policy.rewrites == "keep" else []
+    return Export(policy, rows, shown, {reason: n for reason, n in sorted(left_out.items()) if n})
 
 
 def pairs(snapshot: Snapshot, policy: Policy | None = None) -> tuple[list[PreferencePair], dict[str, int]]:
@@ -88,6 +89,8 @@ def write_export(path: str | Path, snapshot: Snapshot, policy: Policy, *, sft: s
                             f"{' or '.join(ENDINGS)}")
     if path == demonstrated:
         raise UserError(f"--sft {sft}: is the file of the pairs too; give it another name")
+    if demonstrated is not None and policy.rewrites == "drop":
+        raise UserError(f"--sft {sft}: is for the rewrites, which --rewrites drop leaves out; leave out one of the two")
     found = export(snapshot, policy)
     if not found.rows:
         raise UserError(f"{path}: no row is left to export (left out: {reasons(found.left_out)}); judge more, or "

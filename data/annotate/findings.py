@@ -124,7 +124,7 @@ def solution(ballot: Ballot) -> tuple[str, ...]:
 
 
 def rewrites(ballot: Ballot) -> list[tuple[str, list[Vote]]]:
-    """Better answers that annotators wrote, and who did."""
+    """Better answers that annotators wrote, and who did: one person's work, of which no agreement is asked."""
     by_text: dict[str, list[Vote]] = {}
     for vote in ballot.votes:
         if vote.decision.rewrite and vote.decision.rewrite.strip():

@@ -44,13 +44,16 @@ class Policy(Row):
                                             "adjudicator's decision where there is one, else the majority; each = "
                                             "every judgment for itself", choices=("majority", "adjudicated", "each"))
     min_judgments: int = option(1, "least number of people's judgments of a task")
-    min_agreement: float = option(0.0, "least share of a task's judgments that say what the row says, 0 to 1; "
-                                       "adjudicators are counted among themselves")
+    min_agreement: float = option(0.0, "least share of a task's judgments that say what the row says, 0 to 1, to two "
+                                       "decimals: 0.67 is two of three; adjudicators are counted among themselves. A "
+                                       "rewrite, and the text of a correction, is one person's work and exempt: a "
+                                       "correction needs agreement on the first wrong step alone")
     ties: str = option("drop", "keep = a tie becomes two pairs, one each way, at strength 0 and half the weight",
                        choices=("drop", "keep"))
     skips: str = option("drop", "drop = a skip or a flag gives no row, and the others' judgments of the task count; "
                                 "veto = a task that anybody has flagged gives none", choices=("drop", "veto"))
-    rewrites: str = option("keep", "keep = an answer an annotator wrote is preferred over every candidate",
+    rewrites: str = option("keep", "keep = an answer an annotator wrote is preferred over every candidate; drop = "
+                                     "it gives no row, here or in --sft",
                            choices=("keep", "drop"))
     margins: tuple[float, ...] = option((0.0, 1.0, 2.0, 3.0), "the margin, in units of reward, of the strengths no "
                                         "difference, slightly, better, much; over several judgments their mean")

@@ -92,7 +92,7 @@ def test_limits_on_judgments_and_agreement() -> None:
     assert left_out(desk, min_judgments=4) == {"tasks with fewer than 4 judgments": 1}
     assert found(desk, min_judgments=3) != []
     assert left_out(desk, min_agreement=0.7) == {"comparisons with agreement below 0.7": 1}
-    assert found(desk, min_agreement=0.66) != []
+    assert found(desk, min_agreement=0.66) != [] and found(desk, min_agreement=0.67) != []  # two of three
     assert [row.annotator for row in found(desk, min_agreement=0.6, resolution="each")] == ["ann", "bea"]
 
 
@@ -189,6 +189,21 @@ def test_a_rewrite_is_preferred_over_every_candidate_and_a_demonstration() -> No
     assert shown["completion"] == [{"role": "assistant", "content": "best"}] and shown["annotator"] == "ann"
     same = voted(Decision(outcome="both_bad", rewrite="good"))
     assert left_out(same)["pairs whose sides are the same text"] == 1
+
+
+def test_a_rewrite_is_one_persons_work_of_which_no_agreement_is_asked() -> None:
+    desk = voted(Decision(outcome="both_bad", rewrite="best"), prefer("t", 0), prefer("t", 0))
+    rows = found(desk, min_agreement=1.0)
+    assert {(row.chosen, row.annotator) for row in rows} == {("best", "ann")}
+    assert "rewrite" in OPTIONS["min_agreement"].metadata["help"]  # which the card repeats
+
+
+def test_rewrites_that_are_dropped_are_written_nowhere(tmp_path: Path) -> None:
+    snapshot = voted(Decision(outcome="both_bad", rewrite="best"), prefer("t", 0), prefer("t", 0)).snapshot()
+    assert export(snapshot, Policy(rewrites="drop")).sft == []
+    with pytest.raises(UserError, match=r"--sft .*--rewrites drop leaves out"):
+        write_export(tmp_path / "a.jsonl", snapshot, Policy(rewrites="drop"), sft=tmp_path / "b.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_correction_is_preferred_over_the_first_wrong_step_after_the_right_ones() -> None:
