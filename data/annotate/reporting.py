@@ -19,6 +19,8 @@ from data.annotate.policy import FORMATS, OPTIONS, Policy, spelled
 from data.annotate.records import Snapshot
 from data.annotate.tables import agreement_json, show_agreement
 
+FILE_WIDTH = 1_000  # of a table that goes to a file or another program: as wide as it likes
+
 
 def db_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--db", default=DEFAULT, metavar="URL",
@@ -94,7 +96,7 @@ def agreement_command(arguments: argparse.Namespace) -> int:
         json.dump(agreement_json(snapshot), sys.stdout, ensure_ascii=False, indent=1)
         print()
     else:
-        show_agreement(snapshot, Console())
+        show_agreement(snapshot, Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH))
     return 0
 
 

@@ -83,7 +83,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     """Names are people's own words: shown as they are, never read as markup."""
     made = Table(title=Text(title), title_justify="left")
     for name in head:
-        made.add_column(Text(name))
+        made.add_column(Text(name), overflow="fold")  # what is too wide goes on in the next line, nothing is cut
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import io
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from rich.console import Console
 from sklearn.metrics import cohen_kappa_score
 
 from data.annotate.agreement import Agreement, against_judges, agreement, labels_of
+from data.annotate.cli import main
+from data.annotate.pairing import Plan
 from data.annotate.records import Decision, Snapshot
 from data.annotate.tables import agreement_json, show_agreement
 from tests.data.annotate.desk_made import BOTH_BAD, FLAG, SKIP, TIE, Desk, prefer, walk
+from tests.data.annotate.desk_opened import Visitor, completions, opened
 
 
 def row(snapshot: Snapshot, scale: str, name: str = "all") -> Agreement:
@@ -185,10 +190,31 @@ def test_a_judge_may_be_an_annotator() -> None:
     assert (found.judge, found.percent.value) == ("gpt", 0.0)
 
 
-def shown(snapshot: Snapshot) -> str:
+def shown(snapshot: Snapshot, *, width: int = 160) -> str:
     written = io.StringIO()
-    show_agreement(snapshot, Console(file=written, width=160))
+    show_agreement(snapshot, Console(file=written, width=width))
     return written.getvalue()
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    """Every letter and figure of a wide one is there, on more lines."""
+    desk, _ = random_desk()
+    desk.task("t", batch="a name that is longer than it need be")
+    desk.judge("somebody-with-a-very-long-pseudonym", "t", prefer("t", 0))
+    narrow, wide = shown(desk.snapshot(), width=80), shown(desk.snapshot(), width=1000)
+    assert "…" not in narrow and max(map(len, narrow.splitlines())) <= 80 < max(map(len, wide.splitlines()))
+    count = [collections.Counter(letter for letter in text if letter.isalnum()) for text in (narrow, wide)]
+    assert count[0] == count[1]
+
+
+def test_what_is_piped_is_as_wide_as_it_likes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desk = opened(tmp_path, completions(3), plan=Plan(overlap=2))
+    for name in ("somebody-with-a-very-long-pseudonym", "bea"):
+        Visitor(desk, name).work(outcome="tie")
+    desk.close()
+    assert main(["agreement", "--db", str(tmp_path / "annotations.db")]) == 0
+    printed = capsys.readouterr().out
+    assert "n/a (no variation)" in printed and "bea and somebody-with-a-very-long-pseudonym" in printed
 
 
 def test_the_terminal_shows_every_number_and_names_as_they_are() -> None:
