@@ -19,7 +19,7 @@ from data.annotate.desk import Desk
 from data.annotate.guard import LOOPBACK, host_of
 from data.schema import UserError
 
-PORT = 8642
+PORT, MAX_PORT = 8642, 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +55,15 @@ def options_of(host: str, allowed: list[str], *, show_agreement: bool = False) -
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises UserError where it cannot be had."""
+    if not 0 <= port <= MAX_PORT:
+        raise UserError(f"--port {port}: must be from 0 to {MAX_PORT}; 0 takes a free one")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(256)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); another desk may be open "
                         "there: --port 0 takes a free one") from error
