@@ -5,7 +5,8 @@
 Decisions become labels on scales: the *verdict* on two candidates (first, second, tie, both bad), its *strength* (-3 to
 3, both bad and tie 0), a *rating* of an aspect, the *step* ratings, the *first error*. A ranking of N gives a label for
 every two. Only judgments that stand count, one for each person and task; skips, flags, repeats and adjudicators do not.
-Where a batch reveals the answer after the verdict, the first verdict counts: a later one was made knowing it. Gold tasks, which are easier, are a group of their own.
+Where a batch reveals the answer after the verdict, the first verdict counts: a later one was made knowing it. Gold
+tasks, which are easier, are a group of their own.
 """
 
 from __future__ import annotations

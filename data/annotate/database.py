@@ -176,7 +176,7 @@ def tables_of(url: URL) -> set[str]:
 
 def check_ours(place: str, tables: set[str], *, create: bool) -> None:
     """Raises UserError for a database that is no desk's, and for an empty one where none is to be made."""
-    if OURS <= tables or (create and not tables):
+    if tables >= OURS or (create and not tables):
         return
     if tables:
         raise UserError(f"--db {place}: is another program's database (it has the tables "

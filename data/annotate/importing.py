@@ -15,9 +15,9 @@ from typing import Literal
 
 from data.annotate.database import DEFAULT
 from data.annotate.desk import Desk
-from data.annotate.intake import Material, read
+from data.annotate.intake import EXAMPLE, MEANINGS, Material, read
 from data.annotate.ledger import append, find, known
-from data.annotate.pairing import POLICIES, Made, Plan, tasks
+from data.annotate.pairing import PLACES, POLICIES, Made, Plan, tasks
 from data.annotate.records import Batch, Candidate, Decision, Guideline, Prompt, StepLabel
 from data.finance.errors import ERROR_KINDS
 from data.rows import json_lines, read_rows, read_text, shown
@@ -181,7 +181,8 @@ def walk_of(verdict: Verdict, count: int) -> Decision | None:
 # --------------------------------------------------------------------------------------------------------- command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `import`."""
+    """The options of `import`, and what a row looks like."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, rows_help()
     parser.add_argument("files", nargs="+", metavar="FILE", help="the folder of a `sample` artifact, or a JSONL, JSON "
                         "or Parquet file of TRL's rows or of this project's preference pairs; several are one batch")
     parser.add_argument("--db", default=DEFAULT, metavar="URL", help="the database, made where there is none: a file's "
@@ -195,10 +196,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        + " (default: %(default)s)")
     pairs.add_argument("--per-prompt", type=int, metavar="K", help="tasks of a prompt at most, 0 = no limit (default: "
                        "1, and no limit for all, across-models and stepwise)")
-    pairs.add_argument("--size", type=int, default=Plan().size, help="answers of a ranking or rating at most "
-                                                                      "(default: %(default)s)")
+    pairs.add_argument("--size", type=int, default=Plan().size, help=f"answers of a ranking (up to {PLACES}) or "
+                       "rating at most (default: %(default)s)")
     pairs.add_argument("--limit", type=int, metavar="N", help="tasks in all; the most uncertain ones where that is "
-                                                              "the pairing, else the first")
+                       "the pairing, else spread evenly over the prompts")
     pairs.add_argument("--overlap", type=int, default=1, metavar="K", help="people who judge each task (default: "
                                                                            "%(default)s)")
     pairs.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
@@ -229,6 +230,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--repeat-share", type=float, default=0.0, help="of each annotator's tasks that are an earlier "
                                                                        "one of theirs again (default: %(default)s)")
     batch.add_argument("--error-tags", default=",".join(ERROR_TAGS), help="by commas (default: %(default)s)")
+
+
+def rows_help() -> str:
+    """What a file of completions looks like."""
+    fields = [f"  {name:15}{meaning}" for name, meaning in MEANINGS.items()]
+    return "\n".join([
+        "A row of completions is one answer to a prompt, a line each; answers to the same prompt are judged together.",
+        "`prompt` and `completion` are text, or lists of messages. For example:", "", EXAMPLE, "",
+        "A row may say beside:", *fields, "",
+        "Or rows of `chosen` and `rejected`, of `completions` and `labels` (steps), or of `messages`."])
 
 
 LIMITS = {"per_prompt": (0, None), "size": (2, 26), "limit": (1, None), "overlap": (1, 1000), "scale": (2, 10),
@@ -282,7 +293,6 @@ def summary(batch: Batch, made: Made, plan: Plan) -> str:
         lines.append("suggestions: " + ", ".join(f"{count} of {judge}" for judge, count in judges.items()))
     lines += [f"left out: {count} x {reason}" for reason, count in made.left_out.most_common() if count]
     return "\n".join(lines)
-
 
 
 

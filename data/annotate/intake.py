@@ -34,6 +34,24 @@ FIELDS: dict[str, type | tuple[type, ...]] = {  # what any row may say beside
     "id": str, "model": str, "generator": str, "score": (int, float), "language": str, "evidence": str,
     "reference": str, "question_id": str, "operand_key": str, "question_kind": str, "finish_reason": str,
     "split": str, "gold": bool}
+EXAMPLE = """\
+{"prompt": "What is 7 times 8?", "completion": "7 x 8 = 56", "model": "policy-a"}
+{"prompt": "What is 7 times 8?", "completion": "It is 54.", "model": "policy-b", "finish_reason": "stop"}"""
+MEANINGS = {  # of FIELDS, for whoever writes rows
+    "id": "the row's name, once in a file",
+    "model": "who wrote the answer, kept from annotators",
+    "generator": "the same, where there is no `model`",
+    "score": "a reward model's number, for --pairing",
+    "language": "en or zh",
+    "evidence": "tables and passages in Markdown, pinned beside the answers",
+    "reference": "the right answer, shown after the verdict with --reveal",
+    "finish_reason": "stop, or length: the answer is shown as cut off",
+    "split": "train, dev or test; test rows are not exported unless asked for",
+    "question_id": "kept, and exported with the pairs",
+    "operand_key": "likewise",
+    "question_kind": "likewise",
+    "gold": "true: the row's preference or labels are right, and measure the annotators",
+}
 CHOICES = {"language": ("en", "zh"), "split": ("train", "dev", "test"), "finish_reason": ("stop", "length")}
 MAX_CHARACTERS = 20_000_000  # of one answer
 STRENGTHS = ((0.34, 1), (0.67, 2), (1.0, 3))  # a pair's strength up to this -> slightly, better, much
@@ -274,8 +292,8 @@ def _read_preference(row: dict[str, Any], material: Material, *, generator: str,
         raise UserError(f"{where}: field 'origin' is {shown(origin)}; it must be one of {', '.join(ORIGINS)}")
     pair = from_trl(named, where=where, origin="human", annotator="the file")
     if pair.chosen.strip() == pair.rejected.strip():
-        raise UserError(f"{where}: 'chosen' and 'rejected' are {shown(pair.chosen)} and {shown(pair.rejected)}, the same "
-                        "but for the space around; delete the row")
+        raise UserError(f"{where}: 'chosen' and 'rejected' are {shown(pair.chosen)} and {shown(pair.rejected)}, the "
+                        "same but for the space around; delete the row")
     prompt = _prompt(pair.prompt, {**row, **_provenance(pair)}, source=_source(where), where=where)
     sides = [_candidate(prompt, text, f"{generator}, unnamed", where=where, generator_type="unknown", error_kind=kind)
              for text, kind in ((pair.prefix + pair.chosen, None), (pair.prefix + pair.rejected, pair.error_kind))]

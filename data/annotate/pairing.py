@@ -25,6 +25,7 @@ POLICIES = {
     "across-models": "answers of different models",
     "uncertain": "those whose scores are closest: where a reward model knows least",
 }
+PLACES = 9  # of a ranking at most: each has a key of its own
 DEFAULT_PER_PROMPT = {"all": 0, "random": 1, "best-worst": 1, "across-models": 0, "uncertain": 1}  # 0 = no limit
 
 Pair = tuple[Candidate, Candidate]
@@ -69,6 +70,9 @@ def tasks(material: Material, plan: Plan, batch: Batch, *, right: Mapping[str, t
           walked: Judged, judge: str | None = None) -> Made:
     """`right`: candidate -> (judge, whether its answer is right). `judge` names whoever made preferences that do not
     say. Raises UserError where the plan asks for what the files do not have, or leaves no task."""
+    if plan.kind == "ranking" and plan.size > PLACES:
+        raise UserError(f"--size {plan.size}: a ranking has {PLACES} places at most, one for each of the keys 1 to "
+                        f"{PLACES}; choose {PLACES} or fewer")
     left_out: collections.Counter[str] = collections.Counter(material.notes)
     given = {tuple(sorted(each.candidate_ids)): each for each in material.given}
     made: list[Task] = []
@@ -83,13 +87,29 @@ def tasks(material: Material, plan: Plan, batch: Batch, *, right: Mapping[str, t
                 aspects=plan.aspects if plan.kind == "rating" else (), min_judgments=plan.overlap))
     if plan.limit is not None and len(made) > plan.limit:
         left_out["task beyond --limit"] += len(made) - plan.limit
-        made = sorted(made, key=lambda task: -task.priority)[:plan.limit]
+        made = spread(made, plan.limit)
     if not made:
         why = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common()) or "nothing to pair"
         raise UserError(f"no {plan.kind} task can be made ({why}); sample several answers a prompt, choose another "
                         "--pairing or --kind")
     suggestions = list(suggested(made, given, right, walked, left_out, judge=judge))
     return Made(with_gold(made, plan, given, suggestions), suggestions, left_out)
+
+
+def spread(made: Sequence[Task], limit: int) -> list[Task]:
+    """The most urgent tasks, and of equally urgent ones every prompt's first before any prompt's second. Of a round
+    that there is no room for, those at even distances."""
+    nth: collections.Counter[str] = collections.Counter()
+    rounds: dict[tuple[float, int], list[Task]] = {}
+    for task in made:
+        rounds.setdefault((-task.priority, nth[task.prompt_id]), []).append(task)
+        nth[task.prompt_id] += 1
+    kept: list[Task] = []
+    for _, tasks_of_round in sorted(rounds.items()):
+        room = limit - len(kept)
+        kept += (tasks_of_round if len(tasks_of_round) <= room else
+                 [tasks_of_round[len(tasks_of_round) * place // room] for place in range(room)])
+    return kept
 
 
 def distinct(answers: Iterable[Candidate], left_out: collections.Counter[str]) -> list[Candidate]:

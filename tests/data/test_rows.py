@@ -73,7 +73,7 @@ def pair_with(**changes: Any) -> str:
     ("[1]", r"rows.jsonl:2: is \[1\], not an object"),
     ('{"id": NaN}', "NaN is no JSON number"),
     ('{"weight": 1e999}', "rows.jsonl:2: the number '1e999' is too large to be kept; use null or a finite number"),
-    ('{"weight": ' + "1" * 5000 + "}", "rows.jsonl:2: a number has 5000 digits, at most 308 can be kept; write it as text"),
+    ('{"weight": ' + "1" * 5000 + "}", "rows.jsonl:2: a number has 5000 digits, at most 308 can be kept; write it"),
     ("[" * 100_000, "rows.jsonl:2: lists or objects stand in one another too deeply to be read; flatten them"),
     ('{"id": "x", "id": "y"}', "'id' stands twice"),
     (pair_with(id="p2", chosen=7), r"rows.jsonl:2: field 'chosen' of PreferencePair is 7; it must be str"),

@@ -92,6 +92,26 @@ def test_five_megabytes_come_in_parts_and_the_page_stays_quick(database: Path, p
         browser.send("t", "Enter")
 
 
+def test_nine_answers_can_be_read_and_ranked_by_their_keys(database: Path, profile: Path) -> None:
+    answers = [f"Answer number {n}. " + "It goes on for some lines. " * 20 for n in range(1, 10)]
+    import_rows(database, rows("Rank nine?", *answers), "--kind", "ranking", "--size", "9")
+    with Server(database) as server, Browser(server.url, profile) as browser:
+        browser.cdp("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+        browser.sign_in("anna")
+        browser.task()
+        lines = browser.js("return [...document.querySelectorAll('.answer > .source')].map((e) => e.clientHeight)")
+        assert len(lines) == 9 and min(lines) > 100  # several lines of each
+        for place in range(1, 10):
+            slot = browser.js("return document.activeElement.dataset.slot ?? 'a'")
+            inside = ("const of = (name) => document.querySelector(name).getBoundingClientRect();"
+                      "const [box, all] = [of(`.answer[data-slot=${arguments[0]}]`), of('.answers')];"
+                      "return box.top >= all.top - 20 && box.bottom <= all.bottom + 20")
+            assert browser.js(inside, slot), slot
+            browser.press(str(place))
+        browser.send("Enter")
+        assert [len(group) for group in standing(database)["Rank nine?"].ranking] == [1] * 9
+
+
 # ------------------------------------------------------------------------------------------------------ marks and looks
 
 

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from data.annotate.app import GETS, POSTS, Options, create_app
+from data.annotate.cli import main
 from data.annotate.desk import Desk
 from data.annotate.guard import MAX_BODY, Signer, host_of
 from data.annotate.importing import Rules, bring
@@ -118,7 +119,8 @@ def test_odd_limits_of_the_history_are_refused(desk: Desk, limit: str) -> None:
 def test_a_number_beyond_every_range_is_refused_and_nothing_is_kept(desk: Desk, call: str) -> None:
     anna = Visitor(desk, "anna")
     shown = anna.post("next")["current"]["id"]
-    response = anna.client.post(f"/api/{call}", content=f'{{"assignment": "{shown}", "{call}": {{"x": 1e999}}}}', headers={
+    body = f'{{"assignment": "{shown}", "{call}": {{"x": 1e999}}}}'
+    response = anna.client.post(f"/api/{call}", content=body, headers={
         "X-Desk-Token": anna.csrf, "Origin": HOST, "Content-Type": "application/json"})
     assert response.status_code == 422 and "1e999" in response.json()["error"]["message"]
     assert anna.post("next")["current"]["draft"] is None and anna.get("session")["preferences"] == {}
@@ -160,6 +162,13 @@ def test_beyond_loopback_people_come_with_a_link(desk: Desk) -> None:
     assert visitor.client.get("/enter?key=anna.0").status_code == 403
     assert visitor.client.get(f"/enter?key={key}").status_code == 200
     assert visitor.client.get("/api/session").json()["annotator"] == "anna"
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_cannot_be_is_refused(tmp_path: Path, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--db", str(tmp_path / "a.db"), f"--port={port}"]) == 2
+    said = capsys.readouterr().err
+    assert f"--port {port}: must be from 0 to 65535" in said and "another desk" not in said
 
 
 def test_how_a_server_is_reached_is_said() -> None:

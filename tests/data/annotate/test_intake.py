@@ -15,7 +15,7 @@ import pytest
 from data.annotate.cli import main
 from data.annotate.desk import Desk
 from data.annotate.importing import ERROR_TAGS, GUIDELINE, walk_of
-from data.annotate.intake import evidence_of, read, steps_of
+from data.annotate.intake import EXAMPLE, FIELDS, MEANINGS, evidence_of, read, steps_of
 from data.annotate.pairing import Plan, uncertainty
 from data.annotate.records import Snapshot
 from data.finance.generator import questions, solution_text
@@ -25,6 +25,7 @@ from data.schema import Completion, PreferencePair, Question, UserError, Verdict
 from reward.rule import verify
 from tests.data.annotate.desk_opened import completions, imported, lines
 
+README = Path(__file__).parents[3] / "README.md"
 PAIR = PreferencePair(id="x", prompt=[{"role": "user", "content": "Q?"}], chosen="right", rejected="wrong", origin="ai",
                       annotator="judge-7", strength=0.2, language="en", question_id="q1", operand_key="k1")
 
@@ -60,7 +61,8 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "half a surrogate pair": (['{"prompt": "Q?", "completion": "\\ud83d"}'], ("rows.jsonl:1", "surrogate")),
     "not a number": (['{"prompt": "Q?", "completion": "x", "score": NaN}'], ("rows.jsonl:1", "NaN")),
     "beyond every number": (['{"prompt": "Q?", "completion": "x", "score": 1e999}'], ("rows.jsonl:1", "1e999", "null")),
-    "a completion that is a number": ([GOOD, {**OTHER, "completion": 7}], ("rows.jsonl:2", "'completion'", "7", "text")),
+    "a completion that is a number": ([GOOD, {**OTHER, "completion": 7}],
+                                      ("rows.jsonl:2", "'completion'", "7", "text")),
     "a completion that is an object": ([GOOD, {**OTHER, "completion": {"text": "x"}}],
                                        ("rows.jsonl:2", "'completion'", "'text'", "a list of messages")),
     "blank prompt": ([GOOD, {**OTHER, "prompt": " \n"}], ("rows.jsonl:2", "prompt", "' \\n'", "delete the row")),
@@ -153,6 +155,16 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path: Path, option: str
 
 
 # --------------------------------------------------------------------------------------------------------------- forms
+
+
+def test_the_example_of_help_and_readme_can_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    said = capsys.readouterr().out
+    assert EXAMPLE in said and EXAMPLE in README.read_text(encoding="utf-8")
+    assert set(MEANINGS) == set(FIELDS) and [name for name in FIELDS if f"  {name} " not in said] == []
+    snapshot = brought(tmp_path, EXAMPLE.splitlines())
+    assert len(snapshot.tasks) == 1 and {each.generator for each in snapshot.candidates} == {"policy-a", "policy-b"}
 
 
 def test_preferences_keep_the_judge_as_a_suggestion(tmp_path: Path) -> None:
@@ -265,6 +277,28 @@ def test_pairing_policies(artifact: Path) -> None:
     assert command(artifact, "--pairing", "random").tasks == command(artifact, "--pairing", "random").tasks
     with_verdicts = command(artifact, "--pairing", "best-worst", "--verdicts", str(artifact.parent / "judge"))
     assert [said.decision.outcome for said in with_verdicts.suggestions] == ["prefer"] * 6
+
+
+def test_a_limit_spreads_the_tasks_over_the_prompts(tmp_path: Path) -> None:
+    """Four prompts with three pairs each: a task of every prompt comes before a second one of any."""
+    rows = [{"prompt": f"Q{n}?", "completion": f"{n}.{side}"} for n in range(4) for side in range(3)]
+
+    def asked(limit: int) -> str:
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        snapshot = brought(folder, rows, Plan(limit=limit))
+        prompts = snapshot.by_id("prompts")
+        return "".join(prompts[task.prompt_id].messages[0]["content"][1] for task in snapshot.tasks)
+
+    assert [asked(limit) for limit in (2, 4, 6, 8)] == ["02", "0123", "012302", "01230123"]
+
+
+def test_a_ranking_has_a_key_for_every_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = lines(tmp_path / "rows.jsonl", completions(1, models=tuple("abcdefghijkl")))
+    arguments = ["import", str(file), "--db", str(tmp_path / "a.db"), "--kind", "ranking", "--size"]
+    assert main([*arguments, "10"]) == 2
+    assert "--size 10: a ranking has 9 places at most" in capsys.readouterr().err
+    assert main([*arguments, "9"]) == 0
 
 
 def test_the_most_uncertain_come_first(tmp_path: Path) -> None:
