@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--suggestions", default="hidden", choices=("hidden", "shown"), help="whether annotators see an "
                        "AI judge's suggestion before they decide; it is recorded (default: %(default)s)")
     batch.add_argument("--reveal", action="store_true", help="show them the suggestion, the reference and the gold "
-                                                             "decision after the verdict")
+                       "decision after the verdict; of a task, the first verdict is then the one that is measured")
     batch.add_argument("--gold", type=int, default=0, metavar="N", help="tasks that are to measure the annotators: the "
                        "exact rule's verdicts say what is right (rows of a file say `gold: true`)")
     batch.add_argument("--gold-share", type=float, default=0.1, help="of each annotator's tasks that are gold (default:"
