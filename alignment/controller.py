@@ -182,7 +182,7 @@ class Controller:
                 return
 
     def _spawn(self, node: Node) -> Child:
-        layout = self._prepared.layout.of(node.stage.kind, node.stage.config)
+        layout = self._prepared.layout_of(node.stage)
         launch = self._launch if layout.world == 1 else separately(ranks_command(layout), self._environment)
         return Child.start(node.stage.config.kind, launch, log=self._log_path(node))
 
@@ -264,9 +264,9 @@ class Controller:
                 "inputs": {role: str(path) for role, path in inputs.items()},
                 "data": self._config.data.source_config(), "rollout": self._prepared.rollout, "seed": node.seed,
                 "root_seed": self._config.root.seed,
-                "layout": dataclasses.asdict(self._prepared.layout.of(node.stage.kind, node.stage.config)),
+                "layout": dataclasses.asdict(self._prepared.layout_of(node.stage)),
                 "output": str(work / "output"), "scratch": str(work / "scratch"), "events": str(work / "events.jsonl"),
-                "kept": str(self._store.kept)}
+                "kept": str(self._store.kept), "log": str(self._log_path(node))}
 
     def _log_path(self, node: Node) -> Path:
         return self._run_dir / "logs" / f"{node.name}.log"

@@ -25,7 +25,7 @@ from alignment.policy_quality import Answers
 from alignment.rollout import make_engine
 from alignment.rollout.engine import Engine, Sampling
 from alignment.rollout.rows import Prompted, prompt_questions, to_completion
-from alignment.stage import Rollout, Stage
+from alignment.stage import Stage
 from data.chat import IGNORED, render_document, render_prompt
 from data.finance.textbook import definition_cloze
 from data.schema import Completion, Document, Question, UserError, Verdict
@@ -150,8 +150,8 @@ class Policy:
 class Hall:
     """Where policies sit the exam: one engine, made for the first and given the weights of each in turn."""
 
-    def __init__(self, rollout: Rollout, *, max_length: int, group: Group) -> None:
-        self._rollout, self._max_length, self._group = rollout, max_length, group
+    def __init__(self, stage: Stage, *, max_length: int) -> None:
+        self._stage, self._rollout, self._max_length = stage, stage.rollout, max_length
         self._engine: Engine | None = None
 
     def admit(self, name: str, path: Path) -> Policy:
@@ -160,7 +160,7 @@ class Hall:
         model = placed(load_policy(path, dtype=self._rollout.dtype))
         if self._engine is None:
             self._engine = make_engine(path, self._rollout, max_length=self._max_length, model=model,
-                                       group=self._group)
+                                       group=Group.of(self._stage), serving=self._stage.serving)
         else:
             self._engine.push(model)
         return Policy(name, model, tokenizer, self._engine)

@@ -138,6 +138,8 @@ def generation(size: Size, questions: int, samples: int, new_tokens: int, data: 
     """The engine beside the model: its own weights where it has any, the key-value cache, the reading of the prompts or
     a step of sampling. Completions rarely grow longer than the solutions they were learnt from."""
     rollout = data.rollout
+    if rollout["engine"] == "server":
+        return reading(size, READ_TOKENS)  # the servers have memory of their own
     if rollout["engine"] == "vllm":
         return size.parameters * data.width + (VLLM + rollout["kv_cache_mb"]) * MIB + reading(size, READ_TOKENS)
     side, prompt = min(questions * samples, rollout["max_num_seqs"]), min(data.prompt, size.positions - new_tokens)
@@ -247,6 +249,6 @@ def evaluation(config: Evaluate, size: Size, data: Rows, *, reward_model: Size |
     held = (size.parameters + (reward_model.parameters if reward_model else 0)) * data.width
     engine = generation(size, config.num_questions, 1, config.max_new_tokens, data)
     read = reading(size, READ_TOKENS, size.vocabulary)
-    if data.rollout["engine"] == "vllm":
+    if data.rollout["engine"] in ("vllm", "server"):
         return held + engine + read
     return held + size.parameters * data.width + max(engine, read)

@@ -102,7 +102,7 @@ def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapp
         if artifact is not None and stage.kind.makes in MODEL_TYPES:
             artifact += others
         memory = footprint.peak(stage.config, size, rows, held_out=works[name].held_out, reward_model=judge,
-                                layout=layout.of(stage.kind, stage.config))
+                                layout=layout.of(stage.kind, stage.config, served=rollout["engine"] == "server"))
         found[name] = Forecast(name, works[name], mib(memory), mib(artifact),
                                mib(checkpoint_bytes(stage.config, size)))
     return found

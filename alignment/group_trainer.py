@@ -207,7 +207,7 @@ def train(stage: Stage, trainer_class: type[GroupTrainer], args: Any, *, method:
     policy = adapted(policy, config, seed=stage.derive("adapter"))
     pool, dev = question_pool(stage, tokenizer, policy), dev_questions(stage, tokenizer, policy)
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
-                         model=policy, group=group)
+                         model=policy, group=group, serving=stage.serving)
     scales: dict[str, Scale] = {}
     rollouts = GroupRollouts(config, policy, reference=reference, tokenizer=tokenizer, engine=engine, pool=pool,
                              reward=make_reward(stage, tokenizer, scales, rehearsal=pool.questions[:2]), scales=scales,

@@ -158,7 +158,7 @@ def code_parts(kind: str, root: Path = PACKAGE_ROOT) -> tuple[dict[str, str], fr
 def versions(third_party: frozenset[str], *, engine: str | None) -> dict[str, str]:
     """Versions of Python and the packages that compute: none of the numerical ones for a stage that imports none."""
     names = list(NUMERICAL) if third_party.intersection(NUMERICAL) else []
-    names += list(ENGINES) if engine == "vllm" else []
+    names += list(ENGINES) if engine in ("vllm", "server") else []
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in names:
         try:

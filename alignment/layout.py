@@ -37,12 +37,13 @@ class Layout:
     def world(self) -> int:
         return self.processes * self.nodes
 
-    def of(self, kind: Kind, config: StageConfig) -> Layout:
+    def of(self, kind: Kind, config: StageConfig, *, served: bool = False) -> Layout:
         """What a stage makes of it: training shares models and batches, generation shares prompts, and anything else
-        is one process; so is a judge, and a stage that asks a model behind a URL, which waits more than it works."""
+        is one process; so is a judge, and a stage that asks a model behind a URL, which waits more than it works, or
+        one whose texts are `served`, as servers share prompts out themselves."""
         if kind.trains:
             return self
-        if isinstance(config, Judge) or (isinstance(config, Sample) and config.model is not None):
+        if served or isinstance(config, Judge) or (isinstance(config, Sample) and config.model is not None):
             return ALONE
         return dataclasses.replace(self, strategy="ddp") if kind.uses_rollout else ALONE
 
@@ -81,6 +82,9 @@ def check_stages(layout: Layout, stages: Iterable[tuple[str, StageConfig]]) -> N
         if isinstance(config, ProcessReward) and layout.world > 1 and layout.strategy != "ddp":
             raise UserError(f"launch.strategy={layout.strategy}: each process of {name} keeps all of its model; use "
                             f"launch.strategy=ddp, and {name}.lora_rank where it does not fit")
+        if layout.world > 1 and getattr(config, "prefetch", False):
+            raise UserError(f"{name}.prefetch=True: of {layout.world} processes each would wait for the completions of "
+                            "all; use launch.processes=1, or leave it out")
         if isinstance(config, SelfSampling) and layout.world > 1 and layout.strategy != "ddp":
             raise UserError(f"launch.strategy={layout.strategy}: each process of {name} keeps all of its models; use "
                             f"launch.strategy=ddp, and {name}.lora_rank where they do not fit (recipe ppo_fin_8b)")

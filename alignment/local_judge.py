@@ -37,7 +37,7 @@ class LocalModel:
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(config.max_length, positions or config.max_length)
         self.engine = make_engine(stage.inputs["model"], stage.rollout, max_length=self.max_length, model=model,
-                                  guided=guided)
+                                  guided=guided, serving=stage.serving)
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         """Requests of one form share a batch; one that leaves no room for a reply gets an empty one."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment import contracts, desk_snapshots, identity, layout, pinning, plan, unfinished
-from alignment.config import RunConfig, rollout_engine
+from alignment.config import RunConfig
 from alignment.costs import Costs
+from alignment.engine_choice import check_stages, rollout_engine
 from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
 from alignment.kinds import Pretrain, Sft
@@ -63,6 +64,9 @@ class Prepared:
     allowed: set[str]  # empty = every node may run
     code_of: Callable[[str], Code]  # kind -> its code as it is now
 
+    def layout_of(self, stage: PlannedStage) -> Layout:
+        return self.layout.of(stage.kind, stage.config, served=self.rollout["engine"] == "server")
+
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
 
@@ -86,7 +90,8 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     layout.check_stages(laid_out, ((stage.name, stage.config) for stage in stages if not stage.adopted))
     rollout = dataclasses.asdict(config.rollout)
     if any(stage.kind.uses_rollout for stage in stages):
-        rollout["engine"] = rollout_engine(config.rollout.engine)
+        rollout["engine"] = rollout_engine(config.rollout)
+        check_stages(rollout["engine"], ((stage.name, stage.config) for stage in stages if not stage.adopted))
     reads = any(stage.kind.reads_data and not stage.adopted for stage in stages)
     data_files = source_files(config) if reads else {}
     identities = {BASE: base_model.identity} if base_model else {}

@@ -38,10 +38,24 @@ EVENTS = "events.jsonl"  # in a checkpoint: the metrics logged before it
 class Rollout:
     """How text is generated (the recipe's `rollout` group)."""
 
-    engine: str = "auto"  # vllm | transformers; a run settles auto before it starts
+    engine: str = "auto"  # vllm | transformers | server; a run settles auto before it starts
     max_num_seqs: int = 256  # completions generated side by side
     kv_cache_mb: int = 512
     dtype: str = "float32"
+    sleep: bool = False
+    urls: list[str] = dataclasses.field(default_factory=list)
+    servers: int = 1
+    tensor_parallel: int = 1
+    start_seconds: float = 600.0
+    reply_seconds: float = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """Where a stage leaves weights for servers to read, and where those it starts write their log."""
+
+    weights: Path
+    log: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +82,18 @@ class Stage:
     kept: Path | None = None  # None: there is no such folder, and nothing is kept
     layout: Layout = ALONE  # of the stage's processes
     rank: int = 0  # this process's number
+    log_file: Path | None = None  # what the stage prints, in the run's folder
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that is heard."""
         return self.rank == 0
+
+    @property
+    def serving(self) -> Serving:
+        """Weights pass through the scratch folder; a server's log lies beside the stage's."""
+        beside = self.log_file or self.scratch / "stage.log"
+        return Serving(self.scratch / "weights", beside.with_suffix(".server.log"))
 
     def derive(self, *path: str | int) -> int:
         """A seed for a place inside this stage."""
@@ -133,7 +154,8 @@ def load_job(path: Path, *, rank: int | None = None) -> Stage:
                  output=scratch / f"process-{rank}" if rank else Path(job["output"]), scratch=scratch,
                  events=Path(job["events"]),
                  kept=Path(job["kept"]) if "kept" in job else None,
-                 layout=ALONE if rank is None else Layout(**job["layout"]), rank=rank or 0)
+                 layout=ALONE if rank is None else Layout(**job["layout"]), rank=rank or 0,
+                 log_file=Path(job["log"]) if "log" in job else None)
 
 
 def receive_job() -> Path:

@@ -1,7 +1,8 @@
 """One engine in each process of a stage: prompts shared out, completions gathered, so that all have all of them.
 
 What is shared out are whole batches as the engine itself would make them, so that a completion is the same to the last
-bit however many processes there are. vLLM makes its batches as it goes; it gets an equal share in each process.
+bit however many processes there are. vLLM makes its batches as it goes; it gets an equal share in each process. Servers
+are asked by the leading process alone.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ REASONS = ("length", "stop")
 class SharedEngine:
     """The engines of a group's processes as one; each process must make the same calls."""
 
-    def __init__(self, engine: Engine, group: Group, *, max_length: int, batch_size: int | None) -> None:
-        """`batch_size`: prompts that the engine takes at once, None where it decides that as it goes."""
+    def __init__(self, engine: Engine | None, group: Group, *, max_length: int, batch_size: int | None,
+                 name: str) -> None:
+        """`batch_size`: prompts that the engine takes at once, None where it decides that as it goes. `engine`: None in
+        all processes but the first where that one's serves all."""
         self.engine, self.group, self.max_length, self.batch_size = engine, group, max_length, batch_size
-        self.name = engine.name
+        self.name, self.led = name, name == "server"
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Generation]:
         check_requests(prompts, seeds, self.max_length)
         order = shortest_first(prompts)
-        size = self.batch_size or math.ceil(len(order) / self.group.size)
+        size = len(order) if self.led else self.batch_size or math.ceil(len(order) / self.group.size)
         pieces = [order[start:start + size] for start in range(0, len(order), size)]
         requests = [([prompts[row] for row in rows], [seeds[row] for row in rows]) for rows in pieces]
         found: dict[int, Generation] = {}
@@ -41,16 +44,22 @@ class SharedEngine:
         return [found[row] for row in range(len(prompts))]
 
     def push(self, model: PreTrainedModel) -> None:
-        self.engine.push(model)
+        if self.engine is not None:
+            self.engine.push(model)
 
     def close(self) -> None:
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
 
-def shared_out(engine: Engine, group: Group, requests: Sequence[Requests],
+def shared_out(engine: Engine | None, group: Group, requests: Sequence[Requests],
                sampling: Sampling) -> list[list[Generation]]:
     """What `engine` makes of each of several calls, in order; each call is made by one process."""
-    made = group.share_out(requests, lambda call: as_numbers(engine.generate(call[0], sampling, call[1])))
+    def generated(call: Requests) -> list[float]:
+        assert engine is not None
+        return as_numbers(engine.generate(call[0], sampling, call[1]))
+
+    made = group.share_out(requests, generated)
     return [as_generations(numbers) for numbers in made]
 
 

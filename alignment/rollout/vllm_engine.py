@@ -23,15 +23,14 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from alignment.adapters import merged
 from alignment.rollout.engine import Generation, PushError, Sampling
-from alignment.rollout.requests import check_requests, inference, stop_token_ids
+from alignment.rollout.probe import PROBES, Read, check_probe, probe_length, probe_prompts
+from alignment.rollout.requests import check_requests, stop_token_ids
 
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: weights are pushed by reference
                "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 GUIDED = {"structured_outputs_config": {  # white space would be free between any two of JSON's signs, without end
     "backend": "xgrammar", "disable_any_whitespace": True}}
-PROBES, PROBE_LENGTH, PROBE_NEW = 4, 16, 8
-TOLERANCE = 1e-3
-COARSE_TOLERANCE = 0.5  # 16 bits: catches wrong weights (errors of 0.9 and more were seen), not stale ones
+BATCHED_TOKENS = 8192  # tokens of a step, at least
 
 
 class VllmEngine:
@@ -40,11 +39,13 @@ class VllmEngine:
     name = "vllm"
 
     def __init__(self, model_path: Path, *, max_length: int, max_num_seqs: int = 256, kv_cache_mb: int = 512,
-                 dtype: str = "float32", model: PreTrainedModel | None = None, guided: bool = False) -> None:
+                 dtype: str = "float32", model: PreTrainedModel | None = None, guided: bool = False,
+                 sleep: bool = False) -> None:
         """Reads the weights from `model_path`, or, where `model` is given, from it alone. `guided`: can hold texts to a
-        JSON schema, for which it reads the tokenizer as well."""
+        JSON schema, for which it reads the tokenizer as well. `sleep`: while nothing is asked of it, it keeps its
+        weights in the host's memory and no cache; on GPUs alone."""
         os.environ.update(ENVIRONMENT)
-        self.max_length = max_length
+        self.max_length, self.sleep, self.asleep = max_length, sleep, False
         self.dtype: torch.dtype = getattr(torch, dtype)
         with process_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own use of deprecated names, at import
@@ -55,9 +56,9 @@ class VllmEngine:
                 str(model_path), dtype=dtype, enforce_eager=True, skip_tokenizer_init=not guided, seed=0,
                 load_format="auto" if model is None else "dummy", disable_log_stats=True,
                 max_model_len=max_length, max_num_seqs=max_num_seqs, kv_cache_memory_bytes=kv_cache_mb << 20,
-                # A prompt split over steps crashes seeded requests on CPUs (vLLM 0.31: `gen.set_offset`).
-                enable_chunked_prefill=False, max_num_batched_tokens=max(max_length, 8192),
-                logprobs_mode="processed_logprobs", **(GUIDED if guided else {}))
+                enable_chunked_prefill=False, max_num_batched_tokens=chunkless(max_length),
+                logprobs_mode="processed_logprobs", **(GUIDED if guided else {}),
+                **({"enable_sleep_mode": True} if sleep else {}))
         if model is None:
             self._read_stop_ids(model_path)
         else:
@@ -81,6 +82,7 @@ class VllmEngine:
             token_ids = list(output.token_ids)
             logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
             generations.append(Generation(token_ids, logprobs, output.finish_reason))
+        self._rest()
         return generations
 
     def _form(self, sampling: Sampling) -> Any:
@@ -93,6 +95,7 @@ class VllmEngine:
 
     def _run(self, prompts: Sequence[Sequence[int]], settings: list[Any]) -> list[Any]:
         """vLLM's results, one a request, in order."""
+        self._wake()
         with process_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # its use of a grammar library's old arguments
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
@@ -105,6 +108,7 @@ class VllmEngine:
         """
         self.stop_ids = stop_token_ids(model.generation_config, model.config)
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        self._wake()
         with process_kept():
             # The layer-by-layer reload: CPU linears are packed, so `model.load_weights` cannot write into them.
             self._llm.collective_rpc("reload_weights", kwargs={
@@ -116,34 +120,43 @@ class VllmEngine:
         self._verify(model)
 
     def _verify(self, model: PreTrainedModel) -> None:
-        """Prompt logprobs and a greedy continuation of a few random prompts, against the model's forward pass."""
-        generator = torch.Generator().manual_seed(0)
-        prompts = torch.randint(model.config.get_text_config().vocab_size, (PROBES, PROBE_LENGTH), generator=generator)
-        new = min(PROBE_NEW, self.max_length - PROBE_LENGTH)
-        settings = self._vllm.SamplingParams(max_tokens=new, temperature=0.0, logprobs=0, prompt_logprobs=0,
-                                             ignore_eos=True, detokenize=False)
-        results = self._run(prompts.tolist(), [settings] * PROBES)
-        sequences = torch.tensor([prompt + list(result.outputs[0].token_ids)
-                                  for prompt, result in zip(prompts.tolist(), results, strict=True)])
-        steps = [[*result.prompt_logprobs[1:], *result.outputs[0].logprobs] for result in results]
-        engine = torch.tensor([[step[token].logprob for step, token in zip(row, ids[1:], strict=True)]
-                               for row, ids in zip(steps, sequences.tolist(), strict=True)])
-        with inference(model):
-            logits = model(input_ids=sequences.to(model.device), use_cache=False).logits[:, :-1].float().cpu()
-        trainer = logits.log_softmax(-1).gather(-1, sequences[:, 1:, None])[..., 0]
-        worst = (engine - trainer).abs().max().item()
-        tolerance = TOLERANCE if self.dtype == model.dtype == torch.float32 else COARSE_TOLERANCE
-        if not worst <= tolerance:  # NaN too
-            raise PushError(f"after the push vLLM's logprobs differ from the model's by up to {worst:.2e} on a probe; "
-                            f"at most {tolerance:g} is expected of {model.dtype} and {self.dtype}. Use "
-                            f"rollout.engine=transformers, and report the model type {model.config.model_type!r} and "
-                            f"vllm {self._vllm.__version__}")
+        """Prompt logprobs and a greedy continuation of a probe, against the model's forward pass."""
+        settings = self._vllm.SamplingParams(max_tokens=probe_length(self.max_length), temperature=0.0, logprobs=0,
+                                             prompt_logprobs=0, ignore_eos=True, detokenize=False)
+        prompts, read = probe_prompts(model), []
+        for prompt, result in zip(prompts, self._run(prompts, [settings] * PROBES), strict=True):
+            new = list(result.outputs[0].token_ids)
+            steps = [*result.prompt_logprobs[1:], *result.outputs[0].logprobs]
+            read.append(Read(new, [step[token].logprob
+                                   for step, token in zip(steps, [*prompt, *new][1:], strict=True)]))
+        check_probe(model, read, dtype=self.dtype, engine="vLLM", way_out=(
+            f"Use rollout.engine=transformers, and report the model type {model.config.model_type!r} and vllm "
+            f"{self._vllm.__version__}"))
+
+    def _wake(self) -> None:
+        if self.asleep:
+            with process_kept():
+                self._llm.wake_up()
+            self.asleep = False
+
+    def _rest(self) -> None:
+        """Hands its memory to the update that follows."""
+        if self.sleep and not self.asleep:
+            with process_kept():
+                self._llm.sleep(level=1)
+            self.asleep = True
 
     def close(self) -> None:
         """Frees the engine. vLLM then destroys the process's default torch.distributed group as well."""
         with process_kept():
             self._llm.llm_engine.engine_core.shutdown()
             del self._llm
+
+
+def chunkless(max_length: int) -> int:
+    """Tokens of a step with which no prompt is split over two, which crashes seeded requests on CPUs (vLLM 0.31:
+    `gen.set_offset`)."""
+    return max(max_length, BATCHED_TOKENS)
 
 
 def repack_tied_head(model: torch.nn.Module) -> None:

@@ -60,7 +60,7 @@ def run(stage: Stage) -> None:
     held_out = held_out_questions(stage, source, list(policies.values()), count=config.questions_drawn)
     exam = set_exam(stage, source, held_out.questions[:config.num_questions])
     total, done = len(policies) + 2 * bool(reward_models), 0
-    hall = Hall(stage.rollout, max_length=held_out.max_length, group=Group.of(stage))
+    hall = Hall(stage, max_length=held_out.max_length)
     answers: dict[str, Answers] = {}
     seconds: dict[str, float] = {}
     measured: dict[str, Any] = {}

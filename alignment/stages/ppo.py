@@ -42,7 +42,7 @@ def run(stage: Stage) -> None:
     state = new_state(policy, critic, config)
     reward = make_reward(stage, tokenizer, state.reward_scales, rehearsal=pool.questions[:2])
     engine = make_engine(stage.inputs["policy"], stage.rollout, max_length=max(pool.max_length, dev.max_length),
-                         model=policy, group=group)
+                         model=policy, group=group, serving=stage.serving)
     trainer = PpoTrainer(config, state, reference=reference, engine=engine, tokenizer=tokenizer,
                          reward=reward, seed=stage.seed, group=group)
     training = PpoRun(stage, trainer, pool=pool, dev=dev)

@@ -55,7 +55,7 @@ def of_policy(stage: Stage, drawn: Sequence[Question]) -> Sampled:
     if prompted.dropped:
         stage.note(f"{prompted.dropped} of {len(drawn)} questions are too long for the model; dropped")
     engine, group = make_engine(stage.inputs["policy"], stage.rollout, max_length=prompted.max_length,
-                                model=model), Group.of(stage)
+                                model=model, serving=stage.serving), Group.of(stage)
     sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
     wanted = [(question, prompt, number) for question, prompt in zip(prompted.questions, prompted.prompts, strict=True)
               for number in range(config.num_samples)]

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from alignment import run, usage
-from alignment.config import RECIPES, RolloutConfig, load
+from alignment.config import RECIPES, load
+from alignment.engine_choice import RolloutConfig
 from alignment.kinds import KINDS, Evaluate, Grpo, Ppo, Sample, Sft
 from alignment.plan import order
 from alignment.stage import Rollout

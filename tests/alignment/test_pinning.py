@@ -7,7 +7,8 @@ import importlib.util
 
 import pytest
 
-from alignment import config
+from alignment import engine_choice
+from alignment.engine_choice import RolloutConfig, rollout_engine
 from alignment.pinning import environment, exactness, workers
 from data.schema import UserError
 
@@ -41,12 +42,12 @@ def test_two_stages_side_by_side_at_most_and_one_on_a_gpu(monkeypatch: pytest.Mo
                                                       (True, False, "transformers")])
 def test_auto_is_vllm_on_a_gpu_alone(gpu: bool, wheel: bool, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.machinery.ModuleSpec("vllm", None) if wheel else None
-    monkeypatch.setattr(config, "cuda_visible", lambda: gpu)
+    monkeypatch.setattr(engine_choice, "cuda_visible", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    assert config.rollout_engine("auto") == engine
+    assert rollout_engine(RolloutConfig()) == engine
 
 
 def test_vllm_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed here; use rollout=transformers"):
-        config.rollout_engine("vllm")
+        rollout_engine(RolloutConfig(engine="vllm"))

@@ -6,8 +6,9 @@ import copy
 import importlib.util
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,3 +243,27 @@ def test_the_nucleus_is_the_smallest_set_of_its_mass() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.3, 0.1]]).log()
     assert keep_nucleus(logits, 0.75).isfinite().tolist() == [[False, True, True, False]]
     assert keep_nucleus(logits, 0.01).isfinite().tolist() == [[False, True, False, False]]
+
+
+def test_vllm_sleeps_while_nothing_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is woken before it generates or takes weights, and put to sleep after it has generated."""
+    told: list[str] = []
+
+    class Llm:
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            return lambda *arguments, **keywords: told.append(name) or True  # type: ignore[func-returns-value]
+
+        def generate(self, requests: list[object], *arguments: object, **keywords: object) -> list[object]:
+            told.append("generate")
+            return []
+
+    engine = VllmEngine.__new__(VllmEngine)
+    engine.max_length, engine.sleep, engine.asleep, engine.stop_ids = 160, True, False, STOP
+    engine._llm, engine._vllm = Llm(), SimpleNamespace(SamplingParams=dict)
+    monkeypatch.setattr(engine, "_verify", lambda model: told.append("verify"))
+    engine.generate([[7]], GREEDY, [0])
+    engine.push(model_of(False))
+    engine.generate([[7]], GREEDY, [0])
+    engine.generate([[7]], GREEDY, [0])
+    assert told == ["generate", "sleep", "wake_up", "collective_rpc", "reset_prefix_cache", "verify",
+                    "generate", "sleep", "wake_up", "generate", "sleep"]
