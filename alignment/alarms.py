@@ -146,7 +146,7 @@ def gap(history: History, config: Watched) -> Finding | None:
     """The engine's log-probabilities of the tokens it drew are not the trainer's."""
     found = history[-1].get("logprob_gap_mean", 0.0)
     assert config.gap_limit is not None
-    if found <= config.gap_limit:
+    if found <= config.gap_limit or history[-1].get("prefetched"):  # drawn with other weights on purpose
         return None
     return Finding("gap", len(history), f"the engine's and the trainer's log-probabilities differ by {found:.2g} nats "
                                         f"on average, over gap_limit={config.gap_limit:g}", len(history) - 1)
@@ -160,6 +160,8 @@ def push(history: History, config: Watched) -> Finding | None:
     """
     if history[-1].get("push_failed"):
         return Finding("push", len(history), "the engine did not take the policy's weights", len(history) - 1)
+    if history[-1].get("prefetched"):
+        return None
     still = next((place for place, line in enumerate(history) if line.get("policy_steps")), len(history))
     rounding = max((line.get("logprob_gap_mean", 0.0) for line in history[:still + 1]), default=0.0)
     found = history[-1].get("logprob_gap_mean", 0.0)

@@ -204,6 +204,8 @@ class Ppo(Adapter, SelfSampling, Watched):
     value_clip_range: float | None = key(0.2, "value clip; null = none", low=0)
     importance_cap: float | None = key(None, "bound of the weights that correct for what the engine's probabilities "
                                              "differ from the trainer's; null = no correction", low=0)
+    prefetch: bool = key(False, "generate the next iteration's completions while this one's update runs, with the "
+                                "weights from before it; takes rollout=server and importance_cap")
     max_update_kl: float | None = key(None, "KL per token of the updated policy from the one that drew the batch, in "
                                             "nats, beyond which the batch's other policy steps are left out", low=0)
     normalisation: str = key("token", "what weighs the same in a loss: every token, or every completion",
@@ -234,6 +236,9 @@ class Ppo(Adapter, SelfSampling, Watched):
                 return "truncation=bootstrap: asks the critic, and advantages=group has none"
         if self.kl_target is not None and not self.kl_coefficient:
             return f"kl_target={self.kl_target}: steers kl_coefficient, which cannot leave 0; start it above"
+        if self.prefetch and self.importance_cap is None:
+            return ("prefetch=True: trains on what the weights before the last update have written, and importance_cap "
+                    "corrects for that; set it, to 2 for example")
         if self.kl_top_k is not None and self.kl_estimator != "exact":
             return f"kl_top_k={self.kl_top_k}: says how kl_estimator=exact sums, but that is {self.kl_estimator}"
         return super().conflict()

@@ -160,6 +160,8 @@ METRICS: dict[str, Metric] = {
     "nonfinite_policy": Metric("policy steps left out because their loss or gradient was not finite; 1 where that "
                                "ended the iteration", "count", "lower"),
     "nonfinite_critic": Metric("the same of the critic's steps", "count", "lower"),
+    "prefetched": Metric("1 where the completions were generated while the update before ran, with the weights from "
+                         "before it", "count"),
     "push_failed": Metric("1 where the engine did not take the policy's weights", "count", "lower"),
     "rollbacks": Metric("times an alarm has led back to an earlier iteration; a line of its own, at that iteration",
                         "count", "lower"),

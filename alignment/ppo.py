@@ -26,6 +26,7 @@ from alignment.group import ONE, Group
 from alignment.kinds import Ppo
 from alignment.ppo_state import PpoState
 from alignment.ppo_update import PpoUpdates, autocast, policy_logprobs
+from alignment.prefetch import Prefetch
 from alignment.process import Steps
 from alignment.rollout.engine import Engine, Generation, PushError, Sampling
 from alignment.rollout.rows import to_completion
@@ -45,20 +46,22 @@ class PpoTrainer:
         self.reference, self.tokenizer, self.seed, self.group = reference, tokenizer, seed, group
         self.critic_lambda = config.gae_lambda if config.critic_lambda is None else config.critic_lambda
         self.updates = PpoUpdates(config, state, seed=seed, group=group)
+        self.prefetch = Prefetch(state)
         if reference is not None:
             reference.eval()
         check_head(state.policy)
 
-    def iterate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+    def iterate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]],
+                following: tuple[Sequence[Question], Sequence[Sequence[int]]] | None = None) -> dict[str, float]:
         """One iteration on one completion of each prompt; its metrics (alignment/metrics.py). `questions[i]` is what
-        `prompts[i]` renders; repeat it for several completions.
+        `prompts[i]` renders; repeat it for several completions. `following`: those of the next iteration, to be
+        generated meanwhile.
 
         NotFinite where a loss or a gradient is not finite, PushError where the engine did not take the weights: unless
         the alarm but warns.
         """
         started = time.perf_counter()
-        unpushed = self.push() if self.state.draw else {}
-        generations = self._generate(questions, prompts)
+        generations, unpushed = self._rollout(questions, prompts, following)
         generated = time.perf_counter()
         scores = self._score(questions, generations)
         final = self._final(scores, generations)  # (B,)
@@ -90,6 +93,7 @@ class PpoTrainer:
     def push(self) -> dict[str, float]:
         """Gives the engine the policy's weights; where it does not take them and the alarm but warns, says so."""
         failure = None
+        self.prefetch.settle()
         try:
             self.engine.push(self.state.policy)
         except PushError as error:
@@ -102,9 +106,27 @@ class PpoTrainer:
 
     # ------------------------------------------------------------------------------------------------- experience
 
-    def _generate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]]) -> list[Generation]:
+    def _rollout(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]],
+                 following: tuple[Sequence[Question], Sequence[Sequence[int]]] | None
+                 ) -> tuple[list[Generation], dict[str, float]]:
+        """This iteration's completions, and what there is to be said of the push; begins those of the next."""
+        draw, metrics = self.state.draw, {}
+        generations = self.prefetch.take(draw)
+        if generations is not None:
+            metrics["prefetched"] = 1.0
+        if draw and (generations is None or following is not None):
+            metrics |= self.push()
+        if generations is None:
+            generations = self._generate(questions, prompts)
+        if following is not None:
+            self.prefetch.start(draw + 1, lambda: self._generate(*following, draw + 1))
+        return generations, metrics
+
+    def _generate(self, questions: Sequence[Question], prompts: Sequence[Sequence[int]],
+                  draw: int | None = None) -> list[Generation]:
+        draw = self.state.draw if draw is None else draw
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature)
-        seeds = [derive(self.seed, "rollout", self.state.draw, row, question.id)
+        seeds = [derive(self.seed, "rollout", draw, row, question.id)
                  for row, question in enumerate(questions)]
         return self.engine.generate(prompts, sampling, seeds)
 

@@ -31,6 +31,7 @@ from alignment.rollout import PushError
 from alignment.rollout.rows import Prompted
 from alignment.stage import Stage
 from alignment.stats import Bootstrap, Estimate
+from data.schema import Question
 from reward import RewardError
 
 FINGERPRINT = "state.sha256"  # in a checkpoint: that of the state
@@ -89,6 +90,7 @@ class PpoRun:
 
     def _save(self) -> None:
         """A checkpoint, by the leading process; all go on once it is there."""
+        self.trainer.prefetch.settle()
         if self.stage.leads:
             self._write()
         self.group.wait()
@@ -111,11 +113,9 @@ class PpoRun:
         metrics = {}
         if state.iteration == 0 and config.alarms["accuracy"] != "off":
             metrics["dev_accuracy_before"] = self._examine()["dev_accuracy"]
-        chosen = draw(len(self.pool.questions), config.num_prompts, state.draw, self.stage.seed)
-        chosen = [index for index in chosen for _ in range(config.num_samples)]
         try:
-            metrics |= self.trainer.iterate([self.pool.questions[index] for index in chosen],
-                                            [self.pool.prompts[index] for index in chosen])
+            more = config.prefetch and state.iteration + 1 < config.num_iterations
+            metrics |= self.trainer.iterate(*self._drawn(state.draw), *([self._drawn(state.draw + 1)] if more else []))
         except RewardError as error:  # the iteration has changed nothing yet, so that all up to it can be kept
             latest = latest_checkpoint(self.folder)
             if latest is None or age(latest) != (state.rollbacks, state.iteration):
@@ -126,6 +126,12 @@ class PpoRun:
         if state.iteration % config.eval_every == 0 and state.iteration < config.num_iterations:
             metrics |= self._examine()
         return metrics
+
+    def _drawn(self, number: int) -> tuple[list[Question], list[list[int]]]:
+        """The questions and prompts of a draw, each as often as it has completions."""
+        chosen = draw(len(self.pool.questions), self.config.num_prompts, number, self.stage.seed)
+        chosen = [index for index in chosen for _ in range(self.config.num_samples)]
+        return [self.pool.questions[index] for index in chosen], [self.pool.prompts[index] for index in chosen]
 
     def _examine(self) -> dict[str, float]:
         """The share of the dev questions whose greedy answer the rule finds right, a truncated one being wrong; and

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from alignment.kinds import Ppo
 from alignment.optim import make_optimizer
+from alignment.rollout import Generation
+from alignment.rollout.shared import as_generations, as_numbers
 from data.schema import UserError
 
 STATE = "state.pt"  # private to the stage's scratch
@@ -97,6 +99,7 @@ class PpoState:
     best_answers: list[float] = dataclasses.field(default_factory=list)  # right or wrong, at the best evaluation so far
     rollbacks: int = 0
     skipped: int = 0  # iterations that roll-backs undid, whose draws are not used again
+    ahead: dict[int, list[Generation]] = dataclasses.field(default_factory=dict)  # draw -> completions made before it
 
     @property
     def draw(self) -> int:
@@ -120,6 +123,7 @@ class PpoState:
             "score_moments": dataclasses.astuple(self.score_moments),
             "memory": [dataclasses.astuple(row) for row in self.memory], "best_answers": self.best_answers,
             "rollbacks": self.rollbacks, "skipped": self.skipped,
+            "ahead": {draw: torch.tensor(as_numbers(made), dtype=torch.float64) for draw, made in self.ahead.items()},
         }
 
     def fingerprint(self) -> str:
@@ -148,6 +152,7 @@ class PpoState:
         self.memory[:] = [Remembered(*row) for row in saved["memory"]]
         self.best_answers = list(saved["best_answers"])
         self.rollbacks, self.skipped = saved["rollbacks"], saved["skipped"]
+        self.ahead = {draw: as_generations(numbers.tolist()) for draw, numbers in saved["ahead"].items()}
 
     def _check_alike(self, saved: dict[str, Any], folder: Path) -> None:
         ours = [{name: list(weight.shape) for name, weight in trainable(model).items()} for model in self.models]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from alignment import question_pool
 from alignment.models import new_model, save_policy
 from alignment.optim import make_optimizer
-from alignment.stage import Stage
+from alignment.rollout import TransformersEngine
+from alignment.stage import Rollout, Stage
 from alignment.stages import ppo
 from data.chat import render_example
 from data.finance.generator import solution_text
@@ -81,6 +84,21 @@ def planted(patch: pytest.MonkeyPatch, reward: Reward, *, standardised: bool = F
 
     patch.setattr(question_pool, "open_source", lambda config: Numbers())
     patch.setattr(ppo, "make_reward", make_reward)
+
+
+class Apart(TransformersEngine):
+    """Holds weights of its own, as a server does."""
+
+    def __init__(self, *arguments: Any, model: PreTrainedModel, **keywords: Any) -> None:
+        super().__init__(*arguments, model=copy.deepcopy(model), **keywords)
+
+    def push(self, model: PreTrainedModel) -> None:
+        super().push(copy.deepcopy(model))
+
+
+def apart(model_path: Path, rollout: Rollout, *, max_length: int, model: PreTrainedModel, **keywords: Any) -> Apart:
+    """In the place of `make_engine`."""
+    return Apart(model_path, max_length=max_length, model=model)
 
 
 def again(stage: Stage) -> Stage:

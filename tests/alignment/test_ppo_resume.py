@@ -24,12 +24,12 @@ from alignment.ppo_update import PpoUpdates
 from alignment.stage import Stage
 from alignment.stages import ppo
 from data.schema import UserError
-from tests.alignment.ppo_made import Longer, again, left, planted, ppo_stage, untimed, warnings, write_policy
+from tests.alignment.ppo_made import Longer, again, apart, left, planted, ppo_stage, untimed, warnings, write_policy
 from tests.alignment.stage_made import result
 
 COMMON = {"num_iterations": 4, "save_every": 1, "eval_every": 2, "num_epochs": 2, "minibatch_size": 4,
           "temperature": 2.0}
-STANDARDISED = "everything that changes"
+STANDARDISED, PREFETCHED = "everything that changes", "completions made ahead"
 RUNS: dict[str, dict[str, Any]] = {
     STANDARDISED: {
         "optimizer": "muon", "schedule": "linear", "critic_warmup": 1, "imitation_steps": 1, "imitation_batch_size": 4,
@@ -37,6 +37,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "group_baseline": True, "learning_rate": 1e-4, "muon_learning_rate": 1e-4},
     "an adapter": {"lora_rank": 2, "learning_rate": 1e-2},
     "a group in the critic's place": {"advantages": "group", "num_samples": 4, "truncation": "mask"},
+    PREFETCHED: {"prefetch": True, "importance_cap": 2.0, "learning_rate": 3e-3},
     "roll-backs": {"alarms": {"kl": "rollback", "accuracy": "rollback"}, "kl_budget": 2.0, "learning_rate": 3e-3,
                    "num_iterations": 7, "save_every": 2, "num_epochs": 1, "minibatch_size": 8, "temperature": 1.0},
 }
@@ -73,6 +74,8 @@ def live(folder: Path, policy: Path, run: str) -> None:
     deaths.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         planted(patch, Longer(), standardised=run == STANDARDISED)
+        if run == PREFETCHED:
+            patch.setattr(ppo, "make_engine", apart)
         patch.setattr(PpoUpdates, "update", dying(deaths, PpoUpdates, "update", lambda self: self.state))
         patch.setattr(PpoState, "fingerprint", dying(deaths, PpoState, "fingerprint", lambda self: self))
         stage = make(folder, policy, run)
@@ -95,6 +98,8 @@ def test_killed_at_every_step_and_in_every_saving_it_ends_as_if_it_had_not_been(
                                                                                 monkeypatch: pytest.MonkeyPatch
                                                                                 ) -> None:
     planted(monkeypatch, Longer(), standardised=run == STANDARDISED)
+    if run == PREFETCHED:
+        monkeypatch.setattr(ppo, "make_engine", apart)
     whole = left(again(make(tmp_path / "whole", policy, run)))
     assert whole["metrics"][-2][1]["kl_sequence"] != 0
     processes = multiprocessing.get_context("forkserver")
