@@ -3,7 +3,7 @@
 # make test      all tests, the end-to-end ones included
 # make fast      the tests that take seconds
 # make check     linter and type checker
-# make bench     speed of the rollout engines, side by side
+# make bench     speed of the rollout engines, side by side; of PPO beside TRL's, into docs/benchmarks.md
 # make evidence  five seeds of every stage and control, then docs/results.json and the README's tables; another recipe's
 #                with RECIPE=advantages
 # make lock      write requirements/lock.txt anew from this environment
@@ -55,6 +55,8 @@ check: setup
 
 bench: setup
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m tests.bench.rollout
+	@$(PY) -m tests.bench.packing --docs docs/benchmarks.md
+	@$(PY) -m tests.bench.ppo --docs docs/benchmarks.md
 
 evidence: setup
 	@$(PY) -m alignment.run --multirun recipe=$(RECIPE) seed=$(SEEDS) gates=warn
