@@ -58,17 +58,22 @@ def drawn(path: Path) -> list[tuple[Sampled, Verdict]]:
     return random.Random(SEED).sample(located, COUNT)
 
 
-def main(path: Path) -> None:
+def coverage(path: Path) -> dict[str, int]:
+    """How many of the solutions the rule can judge, and how far."""
     rows = list(read(path))
     verdicts = [judged_by_rule(question, completion) for question, completion, _ in rows]
     wrong = [verdict for verdict in verdicts if not verdict.correct]
-    print(json.dumps({
+    return {
         "solutions": len(rows), "questions": len({question.id for question, _, _ in rows}),
         "answers as published": sum(verdict.correct == right
                                     for verdict, (*_, right) in zip(verdicts, rows, strict=True)),
         "every step read": sum(readable(completion) for _, completion, _ in rows),
         "with a program": sum(bool(question.program) for question, _, _ in rows),
-        "wrong": len(wrong), "first wrong step said": sum(verdict.step is not None for verdict in wrong)}))
+        "wrong": len(wrong), "first wrong step said": sum(verdict.step is not None for verdict in wrong)}
+
+
+def main(path: Path) -> None:
+    print(json.dumps(coverage(path)))
     for place, ((question, completion, right), verdict) in enumerate(drawn(path)):
         print(f"\n=== {place} {question.id} {MODELS[completion.sample]} published={right}")
         print("--- question, with a program:" if question.program else "--- question:", question.prompt)
