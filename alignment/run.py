@@ -93,7 +93,7 @@ def write_report(run_dir: Path) -> Path | None:
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
-    """Hydra's multirun: one job for each combination of values given with commas, by Hydra's launcher."""
+    """Hydra's multirun: one job for each combination of values given with commas, by Hydra's launcher; then a table."""
     codes: list[int] = []
     overrides = configs.respelled(overrides)
     try:
@@ -122,7 +122,10 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
              f"hydra.sweep.dir={runs[0].root.runs_dir}/.sweeps", "hydra.sweep.subdir=."]
     sys.argv[1:] = ["--multirun", *overrides, *configs.search_path_override(config_dirs), *quiet]
     hydra.main(version_base="1.3", config_path=str(configs.RECIPES), config_name=configs.PRIMARY)(job)()
-    return max(codes, default=DONE)
+    code = max(codes, default=DONE)
+    if code == DONE and len(folders) > 1 and not any(run.root.quiet or run.root.dry_run for run in runs):
+        importlib.import_module("alignment.together").show(folders)  # with numpy, for no other run
+    return code
 
 
 def guarded(action: Callable[[], int]) -> int:
