@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment.kinds import (
+    Critic,
     Dpo,
     Evaluate,
     GroupTraining,
@@ -33,8 +34,8 @@ from alignment.preference_kinds import Judge
 
 MIB = 2**20
 FLOAT, HALF = 4, 2  # bytes; every model is loaded and saved in fp32
-LIBRARIES = {Pretrain: 660, Sft: 660, RewardModel: 630, ProcessReward: 630, Dpo: 680, Ppo: 540, Grpo: 700, Rloo: 700,
-             Sample: 510, Evaluate: 560}  # MiB
+LIBRARIES = {Pretrain: 660, Sft: 660, Critic: 660, RewardModel: 630, ProcessReward: 630, Dpo: 680, Ppo: 540, Grpo: 700,
+             Rloo: 700, Sample: 510, Evaluate: 560}  # MiB
 PLAIN = 50  # MiB of a stage without torch
 JUDGED = 256  # completions that a judge is asked about at a time
 VLLM = 350  # MiB that vLLM adds to that
@@ -151,7 +152,7 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
          reward_model: Size | None = None, layout: Layout = ALONE) -> float | None:
     """Bytes that a process of a stage of this config holds at its peak, `size` being its model's; None where that is
     not known. `held_out`: pairs to measure on."""
-    local = isinstance(config, Judge) and config.judge == "local"
+    local = isinstance(config, Judge) and config.judge in ("local", "critic")
     libraries = LIBRARIES.get(Sample if local else type(config), PLAIN) * MIB
     if type(config) not in LIBRARIES and not local:
         return libraries
@@ -160,7 +161,7 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
     match config:
         case Judge():
             return libraries + size.parameters * data.width + generation(size, JUDGED, 1, config.max_tokens, data)
-        case Pretrain() | Sft():
+        case Pretrain() | Sft() | Critic():
             return libraries + supervised(config, size, data, layout)
         case RewardModel() | ProcessReward() | Dpo():
             return libraries + preferences(config, size, data, layout, held_out=held_out)
@@ -174,12 +175,15 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
     raise TypeError(f"no footprint of {type(config).__name__}")
 
 
-def supervised(config: Pretrain | Sft, size: Size, data: Rows, layout: Layout) -> float:
+def supervised(config: Pretrain | Sft | Critic, size: Size, data: Rows, layout: Layout) -> float:
     model = trained(size, config, rank=config.lora_rank).shared(layout)
     micro, _ = share_rows(config, layout.world, where=config.kind)
     if isinstance(config, Pretrain):
         tokens = learnt = micro * config.max_length
         held, others = 0.0, [reading(size, READ_TOKENS, size.vocabulary)]
+    elif isinstance(config, Critic):
+        tokens = learnt = micro * config.max_length
+        held, others = 0.0, [generation(size, config.num_held_out, 1, 4 * data.solution, data.with_transformers())]
     else:
         tokens = micro * (config.max_length if config.packing else min(config.max_length, data.whole))
         learnt = tokens * data.solution // data.whole

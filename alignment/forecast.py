@@ -22,6 +22,7 @@ from alignment.footprint import FLOAT, MIB, Rows
 from alignment.keys import PATIENCE
 from alignment.kinds import (
     Adapter,
+    Critic,
     Dpo,
     Evaluate,
     GroupTraining,
@@ -45,6 +46,7 @@ from data.preferences import read_pairs
 from data.rows import read_rows
 from data.schema import PreferencePair, UserError
 from data.sources import open_source
+from reward.walk import MAX_TOKENS, ROOM
 
 EXAMPLES = 200  # rows of the data whose tokens are counted
 TEMPLATE = 8  # tokens that a chat template adds to a prompt
@@ -183,6 +185,9 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
             count = min(config.num_examples or read.rows, read.rows) if config.from_verdicts else config.num_examples
             what = f"{count:,}" if count else "all"
             return training(config, f"{what} solutions, {config.dev_examples:,} dev questions", rows=config.batch_size)
+        case Critic():
+            return training(config, f"{config.num_examples:,} solutions to judge, {config.num_held_out:,} held out",
+                            rows=config.batch_size)
         case RewardModel() | Dpo():
             pairs = before[stage.inputs["pairs"]]
             done = training(config, f"{pairs.rows:,} pairs", rows=2 * config.batch_size)
@@ -213,7 +218,7 @@ def work(stage: PlannedStage, before: Mapping[str, Work], source: Mapping[str, A
     raise TypeError(f"no forecast of {type(config).__name__}")
 
 
-def training(config: Pretrain | Sft | RewardModel | ProcessReward | Dpo, text: str, *, rows: int) -> Work:
+def training(config: Pretrain | Sft | Critic | RewardModel | ProcessReward | Dpo, text: str, *, rows: int) -> Work:
     """Optimizer steps on `rows` rows of at most `max_length` tokens each."""
     return Work(text, steps=config.max_steps, trained=config.max_steps * rows * config.max_length)
 
@@ -250,6 +255,9 @@ def rollouts(config: Ppo | GroupTraining, *, steps: int = 0) -> Work:
 
 def judging(config: Judge, read: Work) -> Work:
     """What a model is asked: of each completion every task, of each two to compare both orders."""
+    if config.judge == "critic":
+        return Work(f"{read.rows:,} completions, each walked through", questions=read.questions, rows=read.rows,
+                    generated=read.rows * (MAX_TOKENS - MAX_TOKENS // ROOM))
     asked = 0
     if config.judge != "rule":
         asked = read.rows * sum(task not in ("outcome_rule", "pairwise", "principles") for task in config.tasks)

@@ -1,4 +1,5 @@
-"""The judge a stage asks for, made from its config: the rule, or a prompted model with what it is asked through."""
+"""The judge a stage asks for, made from its config: the rule, a critic, or a prompted model with what it is asked
+through."""
 
 from __future__ import annotations
 
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import alignment.preference_kinds
+from alignment.pinning import PACKAGE_ROOT
 from alignment.remote import open_replies
 from alignment.stage import Stage
 from data.schema import UserError
-from reward.judge import Judge, RuleJudge
+from reward.judge import Judge, ModelJudge, RuleJudge
 from reward.prompted import PromptedJudge
 from reward.replies import Replies
+
+CRITIC = ("embedded/critic_tiny/model.safetensors", "embedded/critic_tiny/config.json",
+          "embedded/critic_tiny/tokenizer.json")  # named whole, so that they are part of a stage's identity
+EMBEDDED_CRITIC = (PACKAGE_ROOT / "data" / CRITIC[0]).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Bench:
 
     def check(self, config: alignment.preference_kinds.Judge, *, planned: int = 0) -> None:
         """Raises UserError once more replies cannot be read than is allowed of those so far, or of `planned` ones."""
-        if not isinstance(self.judge, PromptedJudge):
+        if not isinstance(self.judge, ModelJudge):
             return
         count = self.judge.unreadable.total()
         if count > config.max_unreadable * max(planned, self.judge.asked):
@@ -43,6 +49,14 @@ def open_bench(stage: Stage) -> Iterator[Bench]:
     config: alignment.preference_kinds.Judge = stage.config
     if config.judge == "rule":
         yield Bench(RuleJudge())
+        return
+    if config.judge == "critic":
+        folder = stage.inputs.get("model", EMBEDDED_CRITIC)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{stage.name}.judge=critic: the embedded critic is not in {folder}; make it with "
+                            f"recipe=critic_tiny and copy its folder there, or name one by {stage.name}.inputs.model")
+        with contextlib.closing(importlib.import_module("alignment.critic_judge").open_critic(stage, folder)) as critic:
+            yield Bench(critic)
         return
     settings: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_tokens,
                                 "structured": config.structured}

@@ -118,6 +118,21 @@ class ProcessReward(TrainingConfig):
     dev_fraction: float = key(0.1, "share of questions held out", low=0, high=0.9)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Critic(TrainingConfig):
+    """A small generative judge, which walks through reference and solution side by side; see reward/walk.py."""
+
+    num_examples: int = key(8000, "solutions to learn from, one a question, most of them with a planted error", low=1)
+    reworded: float = key(0.1, "share of their steps under another label or the other way round, which are right or "
+                               "wrong as before", low=0, high=1)
+    max_length: int = key(512, "tokens per packed row; longer examples are dropped and counted", low=16)
+    num_held_out: int = key(600, "solutions of held-out questions to measure on", low=2)
+    eval_every: int = key(200, "steps between measurements on some of them, for the learning curve", low=1,
+                          identity=False)
+    save_dtype: str = key("float32", "of the weights on disk; the embedded critic is kept small in float16",
+                          choices=("float32", "bfloat16", "float16"))
+
+
 BUILT_IN_REWARDS = ("rule", "rule_steps", "reward_model", "judge", "process_reward")
 
 
@@ -418,6 +433,8 @@ KINDS: dict[str, Kind] = {
     "reward_model": Kind(RewardModel, "reward_model", {"model": "model", "pairs": "pairs"}),
     "process_reward": Kind(ProcessReward, "process_reward", {"model": "model", "completions": "completions",
                                                              "verdicts": "verdicts"}),
+    "critic": Kind(Critic, "model", {"model": "model", "completions": "completions?"}, reads_data=True,
+                   uses_rollout=True),
     "ppo": Kind(Ppo, "model", PAID, reads_data=True, uses_rollout=True),
     "grpo": Kind(Grpo, "model", PAID, reads_data=True, uses_rollout=True),
     "rloo": Kind(Rloo, "model", PAID, reads_data=True, uses_rollout=True),

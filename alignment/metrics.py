@@ -77,6 +77,14 @@ METRICS: dict[str, Metric] = {
     "process_reward/calibration_error": Metric("expected calibration error of the held-out steps' probabilities, 10 "
                                                "bins", "share", "lower"),
 
+    "critic/*agreed*": Metric("held-out solutions called right or wrong as the rule does; `planted`: with errors of "
+                              "ours, `policy`: a policy's; by the critic, or by a plain comparison of texts (diff)",
+                              "share", "higher"),
+    "critic/*located*": Metric("wrong ones in which the quoted first wrong step is the rule's", "share", "higher"),
+    "critic/*corrected*": Metric("wrong ones of which, besides, the correction is the rule's to the letter", "share",
+                                 "higher"),
+    "critic/*false_alarms*": Metric("right ones that are called wrong, or not read", "share", "lower"),
+
     # sample, judge, pairs
     "questions": Metric("questions in the artifact", "count"),
     "completions": Metric("completions in the artifact", "count"),

@@ -58,8 +58,9 @@ class Sample(Remote):
 class Judge(Remote):
     """Verdicts on completions: by the exact rule, or by a language model that is given the reference."""
 
-    judge: str = key("rule", "rule = the exact rule; endpoint = a model behind an OpenAI-compatible URL; local = the "
-                             "model of input `model`, by the rollout engine", choices=("rule", "endpoint", "local"))
+    judge: str = key("rule", "rule = the exact rule; critic = the embedded critic, or the one of input `model`; "
+                             "endpoint = a model behind an OpenAI-compatible URL; local = the model of input `model`, "
+                             "by the rollout engine", choices=("rule", "critic", "endpoint", "local"))
     tasks: list[str] = key(["outcome", "process"], "what a model is asked: outcome, outcome_token or outcome_rule; "
                                                    "process; rubric; pairwise or principles; see reward/prompted.py")
     comparisons: int = key(4, "pairs of completions compared per question, drawn, by pairwise or principles", low=1)
@@ -75,7 +76,7 @@ class Judge(Remote):
     max_length: int = key(4096, "local: tokens of prompt and reply together; what is longer cannot be judged", low=16)
 
     def conflict(self) -> str:
-        if self.judge == "rule":
+        if self.judge in ("rule", "critic"):
             return ""
         unknown = [task for task in self.tasks if task not in JUDGE_TASKS]
         outcomes = [task for task in self.tasks if task.startswith("outcome")]

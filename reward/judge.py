@@ -10,11 +10,12 @@ taken for "wrong".
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data.rows import parse_json, shown
 from data.schema import Completion, Message, Question, UserError, Verdict
@@ -60,6 +61,16 @@ class Judge(Protocol):
     """Judges completions of questions; `questions[i]` is what `completions[i]` answers."""
 
     def __call__(self, questions: Sequence[Question], completions: Sequence[Completion]) -> list[Verdict | None]: ...
+
+
+@runtime_checkable
+class ModelJudge(Judge, Protocol):
+    """A judge that is a model, which may say what is no verdict: counted by task, with the last of each."""
+
+    model: str
+    asked: int  # replies so far
+    unreadable: collections.Counter[str]
+    examples: dict[str, str]
 
 
 class RuleJudge:

@@ -18,6 +18,7 @@ from alignment.remote import costs, origin
 from alignment.stage import Stage
 from data.rows import read_rows, write_rows
 from data.schema import Comparison, Completion, Question, UserError, Verdict
+from reward.judge import ModelJudge
 from reward.prompted import COMPARISONS, OUTCOMES, PromptedJudge
 from reward.replies import FILE
 
@@ -34,11 +35,11 @@ def run(stage: Stage) -> None:
         verdicts = give_verdicts(stage, bench, judged) if not prompted or set(config.tasks) & set(OUTCOMES) else []
         write_rows(stage.output / "verdicts.jsonl", verdicts)
         metrics = summary([completion for _, completion in judged], verdicts)
-        if isinstance(bench.judge, PromptedJudge):
-            if set(config.tasks) & set(COMPARISONS):
-                comparisons = compare(stage, bench, bench.judge, judged)
-                write_rows(stage.output / "comparisons.jsonl", comparisons)
-                metrics |= compared(comparisons)
+        if isinstance(bench.judge, PromptedJudge) and set(config.tasks) & set(COMPARISONS):
+            comparisons = compare(stage, bench, bench.judge, judged)
+            write_rows(stage.output / "comparisons.jsonl", comparisons)
+            metrics |= compared(comparisons)
+        if isinstance(bench.judge, ModelJudge):
             metrics |= {f"unreadable.{task}": count for task, count in sorted(bench.judge.unreadable.items())}
         if bench.replies is not None:
             metrics |= costs(bench.replies, config)

@@ -29,7 +29,7 @@ def write_model(folder: Path, vocabulary: dict[str, int] = VOCABULARY, weights: 
 def write_artifact(kind: str, output: Path, weights: str) -> None:
     row = json.dumps({"operand_key": "train-1", "prompt": "1 + 1?"}) + "\n"
     match kind:
-        case "pretrain" | "sft" | "ppo" | "grpo" | "rloo" | "dpo" | "reward_model" | "process_reward":
+        case "pretrain" | "sft" | "critic" | "ppo" | "grpo" | "rloo" | "dpo" | "reward_model" | "process_reward":
             write_model(output, weights=weights)
             if kind in ("reward_model", "process_reward"):
                 head = kind.partition("_")[0]

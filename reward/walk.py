@@ -1,0 +1,146 @@
+"""The language of the embedded critic: what it is asked, what it answers, and what that says.
+
+It is given the reference and a solution, line by line under letters, and walks through both. First come the two last
+lines and whether the answer is right; of a wrong one then each step of the reference, the step of the solution in its
+place, and whether that is right, up to the first that is not, and the right one for it. A caret stands behind what is
+wrong in a line:
+
+    a Change: 46 - 40 = 6 million        z Answer: 15%
+    z Answer: 15%                        Z Answer: 10^%
+    A Change: 46 - 40 = 4 million        wrong
+    Z Answer: 10%                        a Change: 46 - 40 = 6 million
+                                         A Change: 46 - 40 = 4^ million
+                                         wrong
+                                         a Change: 46 - 40 = 6 million
+
+So the answer is compared before any step is (as in FinDAP, whose judge looks for steps in wrong solutions alone), each
+line is copied next to the one it is held against, and what is quoted can be looked up in the solution. The caret makes
+the comparison learnable: without it a verdict hangs on all of two lines at once. A reference has all of a question's
+numbers, so the question is left out. Knows no model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+import string
+from collections.abc import Sequence
+
+from data.finance.generator import solution_text
+from data.schema import Completion, Question, Verdict
+from reward.judge import Unreadable
+from reward.steps import find_step, steps_of
+
+REFERENCE, SOLUTION = string.ascii_lowercase, string.ascii_uppercase
+RIGHT, WRONG, NONE = "right", "wrong", "none"  # none: the solution ends before it goes wrong
+MARK = "^"  # behind what is wrong
+_PIECE = re.compile(r"\s?\d|\s?[^\W\d_]+|\s?[^\w\s]|\s?_")
+MOST = len(REFERENCE)  # lines of either that can be told apart
+ROOM = 3  # what is asked and the walk together may be so many times what is asked: it copies each line twice at most
+MAX_TOKENS = 768  # of both
+PROMPT_HASH = hashlib.sha256((__doc__ or "").encode()).hexdigest()[:16]  # the form is what is said above
+
+
+def lines_of(text: str) -> list[str]:
+    """The steps, a line each, with single spaces."""
+    return [" ".join(step.split()) for step in steps_of(text)]
+
+
+def lettered(lines: Sequence[str], letters: str) -> list[str]:
+    """Each line after its letter; the last one's is the alphabet's last."""
+    return [f"{letters[-1] if place == len(lines) - 1 else letters[place]} {line}" for place, line in enumerate(lines)]
+
+
+def both(question: Question, text: str) -> tuple[list[str], list[str]] | None:
+    """Reference and solution in letters; None where one of them has too many lines or the solution none."""
+    reference, solution = lines_of(solution_text(question)), lines_of(text)
+    if not solution or max(len(reference), len(solution)) > MOST:
+        return None
+    return lettered(reference, REFERENCE), lettered(solution, SOLUTION)
+
+
+def asked(question: Question, text: str) -> str | None:
+    """What the critic reads; None where it cannot be asked about such a solution."""
+    found = both(question, text)
+    return None if found is None else "\n".join([*found[0], *found[1]])
+
+
+def walk(question: Question, text: str, verdict: Verdict) -> str | None:
+    """What the critic should say where the rule's verdict is this; None where that has no such form."""
+    found = both(question, text)
+    if found is None:
+        return None
+    reference, solution = found
+    if verdict.correct:
+        return "\n".join([reference[-1], solution[-1], RIGHT])
+    said = [reference[-1], marked(solution[-1], reference[-1]), WRONG]
+    place = len(solution) if verdict.step is None else len(steps_of(verdict.prefix or ""))
+    for number in range(min(place, len(solution))):
+        said += [reference[min(number, len(reference) - 1)], solution[number], RIGHT]
+    if verdict.step is None:
+        return "\n".join([*said, NONE])
+    right = " ".join((verdict.correction or "").split())
+    line = next((line for line in reference if line[2:] == right), None)
+    if line is None:
+        return None
+    beside = reference[min(place, len(reference) - 1)]
+    return "\n".join([*said, beside, marked(solution[place], beside), WRONG, line])
+
+
+def marked(line: str, beside: str) -> str:
+    """The line with the mark behind the first digit, word or sign after its label that the other line has not there."""
+    (label, colon, rest), other = line.partition(": "), beside.partition(": ")[2]
+    pieces = _PIECE.findall(rest)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(pieces, _PIECE.findall(other),
+                                                                                strict=False)))
+    return f"{label}{colon}{''.join(pieces[:same + 1])}{MARK}{''.join(pieces[same + 1:])}"
+
+
+def read_walk(reply: str, completion: Completion, verdict: Verdict) -> Verdict:
+    """The verdict with what a walk says. Raises Unreadable where not even the answer is judged.
+
+    A walk that loses its way after that, or whose quotes are not the solution's, leaves the first wrong step unsaid.
+    """
+    lines = reply.split("\n")
+    if len(lines) < 3 or lines[2] not in (RIGHT, WRONG):
+        raise Unreadable("the walk does not begin with two last lines and whether the answer is right")
+    verdict = dataclasses.replace(verdict, correct=lines[2] == RIGHT, raw=reply)
+    quotes: list[str] = []
+    for start in range(3, len(lines) - 2, 3):
+        quote, said = lines[start + 1][2:].replace(MARK, ""), lines[start + 2]
+        if said == WRONG and start + 3 < len(lines) and not verdict.correct:
+            return _located(verdict, completion, quotes, step=quote, correction=lines[start + 3][2:])
+        if said != RIGHT:
+            break
+        quotes.append(quote)
+    return verdict
+
+
+def _located(verdict: Verdict, completion: Completion, quotes: Sequence[str], *, step: str,
+             correction: str) -> Verdict:
+    place = find_step(completion.text, step, "\n".join(quotes))
+    if isinstance(place, str):
+        return verdict
+    return dataclasses.replace(verdict, first_error=place.index, prefix=place.prefix, step=place.step,
+                               correction=correction)
+
+
+def compared(questions: Sequence[Question], completions: Sequence[Completion]) -> list[Verdict | None]:
+    """Verdicts by a plain comparison of texts, to hold a critic against: a solution is right when its last line is the
+    reference's, and of a wrong one the first line that is not the reference's is the first wrong one."""
+    return [_compared(*each) for each in zip(questions, completions, strict=True)]
+
+
+def _compared(question: Question, completion: Completion) -> Verdict:
+    reference, steps = lines_of(solution_text(question)), lines_of(completion.text)
+    verdict = Verdict(question_id=completion.question_id, sample=completion.sample,
+                      correct=reference[-1:] == steps[-1:], judge="diff")
+    place = next((place for place, (one, other) in enumerate(zip(reference, steps, strict=False)) if one != other),
+                 None)
+    if verdict.correct or place is None:
+        return verdict
+    whole = steps_of(completion.text)
+    return dataclasses.replace(verdict, first_error=place, prefix="".join(whole[:place]), step=whole[place],
+                               correction=reference[place])
