@@ -134,6 +134,7 @@ def test_the_check_for_execution_can_fail() -> None:
 
 
 OWN_CODE = "alignment/own_rewards.py"  # the one place that runs code by a name from outside: the user's own rewards
+SERVER = "alignment/rollout/serve.py"  # runs vLLM's server, whose name is fixed
 LOADERS = {"exec_module", "spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "__import__"}
 
 
@@ -151,7 +152,7 @@ def loads_by_name(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_code_of_the_users_own_is_run_in_one_place(path: Path) -> None:
-    assert bool(loads_by_name(parse(path))) == (name(path) == OWN_CODE)
+    assert bool(loads_by_name(parse(path))) == (name(path) in (OWN_CODE, SERVER))
 
 
 @pytest.mark.parametrize("module", ["alignment.run", "alignment.repro", "alignment.cli", "alignment.kinds",
