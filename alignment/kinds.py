@@ -125,6 +125,7 @@ class Critic(TrainingConfig):
     num_examples: int = key(8000, "solutions to learn from, one a question, most of them with a planted error", low=1)
     reworded: float = key(0.1, "share of their steps under another label or the other way round, which are right or "
                                "wrong as before", low=0, high=1)
+    marks: bool = key(True, "put a caret behind a wrong line's first difference from the reference's, to be learnt too")
     max_length: int = key(512, "tokens per packed row; longer examples are dropped and counted", low=16)
     num_held_out: int = key(600, "solutions of held-out questions to measure on", low=2)
     eval_every: int = key(200, "steps between measurements on some of them, for the learning curve", low=1,

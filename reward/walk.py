@@ -14,8 +14,8 @@ wrong in a line:
                                          a Change: 46 - 40 = 6 million
 
 So the answer is compared before any step is (as in FinDAP, whose judge looks for steps in wrong solutions alone), each
-line is copied next to the one it is held against, and what is quoted can be looked up in the solution. The caret makes
-the comparison learnable: without it a verdict hangs on all of two lines at once. A reference has all of a question's
+line is copied next to the one it is held against, and what is quoted can be looked up in the solution. A verdict hangs
+on all of two lines; the caret, which may be left out, gives it one sign to hang on. A reference has all of a question's
 numbers, so the question is left out. Knows no model.
 """
 
@@ -26,7 +26,7 @@ import hashlib
 import itertools
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data.finance.generator import solution_text
 from data.schema import Completion, Question, Verdict
@@ -67,15 +67,17 @@ def asked(question: Question, text: str) -> str | None:
     return None if found is None else "\n".join([*found[0], *found[1]])
 
 
-def walk(question: Question, text: str, verdict: Verdict) -> str | None:
-    """What the critic should say where the rule's verdict is this; None where that has no such form."""
+def walk(question: Question, text: str, verdict: Verdict, *, marks: bool = True) -> str | None:
+    """What the critic should say where the rule's verdict is this, with carets or without; None where that has no such
+    form."""
+    shown: Callable[[str, str], str] = marked if marks else lambda line, _: line
     found = both(question, text)
     if found is None:
         return None
     reference, solution = found
     if verdict.correct:
         return "\n".join([reference[-1], solution[-1], RIGHT])
-    said = [reference[-1], marked(solution[-1], reference[-1]), WRONG]
+    said = [reference[-1], shown(solution[-1], reference[-1]), WRONG]
     place = len(solution) if verdict.step is None else len(steps_of(verdict.prefix or ""))
     for number in range(min(place, len(solution))):
         said += [reference[min(number, len(reference) - 1)], solution[number], RIGHT]
@@ -85,8 +87,8 @@ def walk(question: Question, text: str, verdict: Verdict) -> str | None:
     line = next((line for line in reference if line[2:] == right), None)
     if line is None:
         return None
-    beside = reference[min(place, len(reference) - 1)]
-    return "\n".join([*said, beside, marked(solution[place], beside), WRONG, line])
+    gold = reference[min(place, len(reference) - 1)]
+    return "\n".join([*said, gold, shown(solution[place], gold), WRONG, line])
 
 
 def marked(line: str, beside: str) -> str:

@@ -86,7 +86,7 @@ def training_examples(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[
     config: Critic = stage.config
     questions, completions = planted(stage, "train", count=config.num_examples)
     verdicts = RuleJudge()(questions, completions)
-    walks = [(asked(question, completion.text), walk(question, completion.text, verdict))
+    walks = [(asked(question, completion.text), walk(question, completion.text, verdict, marks=config.marks))
              for question, completion, verdict in zip(questions, completions, verdicts, strict=True) if verdict]
     found = [render_example(tokenizer, [{"role": "user", "content": text}], said)
              for text, said in walks if text is not None and said is not None]

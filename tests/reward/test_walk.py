@@ -55,6 +55,8 @@ def said(question: Question, text: str) -> str:
 
 def test_an_example() -> None:
     assert asked(GROWTH, SLIPPED) == ASKED and said(GROWTH, SLIPPED) == WALK
+    verdict = judged_by_rule(GROWTH, completion(GROWTH, SLIPPED))
+    assert walk(GROWTH, SLIPPED, verdict, marks=False) == WALK.replace("^", "")
     assert said(GROWTH, solution_text(GROWTH)) == "z Answer: 15%\nZ Answer: 15%\nright"
 
 
