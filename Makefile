@@ -22,7 +22,7 @@ EXTRAS    := $(if $(filter yes,$(VLLM)),vllm-$(ACCEL)$(comma))eval,dev
 FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
 FLAGS.gpu := --torch-backend=auto
 STAMP     := $(VENV)/.setup-$(ACCEL)$(if $(filter yes,$(VLLM)),,-plain)
-WORKERS   ?= -n auto --maxprocesses=4 --dist loadfile
+WORKERS   ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 SEEDS     ?= 1,2,3,4,5
 RECIPE    ?= evidence
 RESULTS   := docs/results$(addprefix _,$(filter-out evidence,$(RECIPE))).json

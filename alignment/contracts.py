@@ -75,8 +75,11 @@ def check_model(folder: Path, *, where: str, weights: bool = True) -> None:
     tokens = read_tokens(folder)
     if tokens is None:
         raise UserError(f"{where}: {folder} has no tokenizer.json")
-    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
-    if size is not None and tokens.size > size:
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", tokens.size))
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise UserError(f"{where}: vocab_size={size!r} in {folder / 'config.json'} is no whole number; it must be the "
+                        "number of rows of the model's embedding")
+    if tokens.size > size:
         raise UserError(f"{where}: the tokenizer in {folder} has {tokens.size} entries, but the model embeds {size}; "
                         f"they do not belong together")
     if tokens.strangers:

@@ -310,7 +310,8 @@ class Controller:
             except (UserError, StoreError) as error:
                 running.error = (False, str(error))
         self._unsealed_logs[node.name] = running.log
-        user, text = running.error or (False, f"it {ended_by(code)}")
+        lost = "the process that stages are forked from was ended; the same command goes on from here"
+        user, text = running.error or (False, lost if code == nursery.LOST else f"it {ended_by(code)}")
         if shutil.disk_usage(self._store.root).free < FULL_BYTES:
             text += f". The disk of {self._store.root} is full: {MAKE_ROOM}"
         self._fail(node, text, user=user, seconds=seconds)
@@ -399,7 +400,7 @@ class Controller:
             way_out = REFUSALS.get(error.errno or 0, "choose another folder with runs_dir=PATH")
             raise UserError(f"{self._run_dir} cannot be written ({error.strerror}); {way_out}") from None
         (self._run_dir / LOG).unlink(missing_ok=True)
-        known = {node.name for node in self._prepared.nodes}
+        known = set(self._config.stages)  # those that until= and only= leave out keep what they have
         for link in (self._run_dir / "stages").glob("*"):
             if link.is_symlink() and link.name not in known:
                 link.unlink(missing_ok=True)

@@ -231,3 +231,12 @@ def documented(name: str, kind: str = "") -> Metric:
             if "*" in pattern and fnmatch.fnmatchcase(candidate, pattern):
                 return metric
     raise KeyError(f"metric {name!r} of a {kind or 'stage'} is not documented in alignment/metrics.py")
+
+
+def is_documented(name: str, kind: str = "") -> bool:
+    """Whether a stage of this kind may report `name`."""
+    try:
+        documented(name, kind)
+    except KeyError:
+        return False
+    return True

@@ -22,7 +22,7 @@ from alignment import stage
 from alignment.pinning import cuda_visible
 
 NURSERY_COMMAND = (sys.executable, "-m", "alignment.nursery")
-LOST = 1  # the exit code of a stage whose nursery ended before it
+LOST = 113  # told of a stage whose nursery ended before it, and so nobody knows how it ended
 
 
 def serves() -> bool:
@@ -161,7 +161,7 @@ def _load(kind: str, log: int) -> None:
     """Loads a stage's libraries; what they say at it belongs to that stage's log."""
     os.dup2(log, 1)
     os.dup2(log, 2)
-    with contextlib.suppress(ImportError):  # raised again in the stage, where it can be reported
+    with contextlib.suppress(Exception):  # raised again in the stage, where it can be reported
         importlib.import_module(f"alignment.stages.{kind}")
 
 

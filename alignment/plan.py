@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from alignment import gates
 from alignment.kinds import BUILT_IN_REWARDS, KINDS, Evaluate, Kind, Rewarded, StageConfig
+from alignment.metrics import METRICS, is_documented
 from data.schema import UserError
 
 BASE = "base"  # the recipe's base model, where a stage names its input
@@ -88,6 +89,16 @@ def _check_meaning(name: str, config: StageConfig) -> None:
                         f"{name}.inputs.reward_model is not given")
 
 
+def _check_metric(metric: str, name: str, kind: str) -> None:
+    """A gate is on a metric that the kind reports, or on an end of its interval."""
+    metric = metric.removeprefix(f"{name}.")
+    start, _, end = metric.rpartition(".")
+    if not any(is_documented(each, kind) for each in ([metric, start] if end in gates.ENDS else [metric])):
+        known = sorted(each.removeprefix(f"{kind}/") for each in METRICS
+                       if "/" not in each or each.startswith(f"{kind}/"))
+        raise UserError(f"{name}.require: {metric!r} is no metric of a {kind} stage{nearest(metric, known)}")
+
+
 def _check_reward_names(name: str, config: Rewarded) -> None:
     """Every weight is of a reward that there is, and every reward of the user's own has one."""
     known = [*BUILT_IN_REWARDS, *config.rewards]
@@ -137,7 +148,7 @@ def order(stages: Mapping[str, StageConfig]) -> list[PlannedStage]:
             _check_roles(name, kind, config.inputs, makes)
             _check_meaning(name, config)
         for condition in config.require:
-            gates.parse(condition, where=f"{name}.require")
+            _check_metric(gates.parse(condition, where=f"{name}.require").metric, name, config.kind)
         planned[name] = PlannedStage(name, kind, config, {} if config.adopt is not None else dict(config.inputs))
     ordered: list[PlannedStage] = []
     placed = {BASE}

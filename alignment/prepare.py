@@ -7,7 +7,7 @@ Reads source files, data files and the store; starts nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,19 @@ from alignment.costs import Costs
 from alignment.engine_choice import check_stages, rollout_engine
 from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
-from alignment.kinds import Pretrain, Sft
+from alignment.kinds import Pretrain, Rewarded, Sft
 from alignment.layout import ALONE, Layout
 from alignment.origin import BaseModel, find
 from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
-from alignment.preference_kinds import Pairs
+from alignment.preference_kinds import Pairs, Remote
 from alignment.seeds import derive
 from alignment.store import Store
 from data.files import is_local, read_conversations, read_documents
 from data.preferences import read_pairs
 from data.schema import UserError
 from data.sources import open_source
+from reward.endpoint import check_url, read_key
 
 Code = tuple[dict[str, str], frozenset[str]]
 
@@ -78,10 +79,13 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
     allowed = plan.allowed(stages, only=config.root.only, start=config.root.from_stage)
     accepting = plan.named_stages(stages, config.root.accept_code_change, key="accept_code_change")
     stages = plan.chosen(stages, until=config.root.until, only=config.root.only)
+    if allowed and (beyond := sorted(forced - allowed)):
+        raise UserError(f"force={beyond[0]}: only= and from= leave it alone; name it in them too, or leave force out")
     if both := sorted(forced & accepting):
         raise UserError(f"force={both[0]} and accept_code_change={both[0]}: one makes it again, the other does not")
     stages = desk_snapshots.sealed(stages, Path(config.root.runs_dir) / "annotations")
     config = dataclasses.replace(config, stages=config.stages | {stage.name: stage.config for stage in stages})
+    check_addresses(stages)
     store = Store(Path(config.root.runs_dir))
     base_model = None
     if any(BASE in stage.inputs.values() for stage in stages):
@@ -109,6 +113,24 @@ def prepare(config: RunConfig, *, code_of: Callable[[str], Code] = identity.code
         identities[stage.name] = node.identity
         nodes.append(node)
     return Prepared(config, store, nodes, base_model, data_files, rollout, laid_out, forced, allowed, code_of)
+
+
+def check_addresses(stages: Sequence[PlannedStage]) -> None:
+    """Raises UserError for an address that no model can be asked at, or whose key is not there: before anything, the
+    address included, is written down."""
+    for stage in stages:
+        config, before = stage.config, ""
+        if isinstance(config, Rewarded) and "judge" in config.reward_weights:
+            url, variable, before = config.judge_url, config.judge_key_variable, "judge_"
+        elif isinstance(config, Remote) and config.replay is None:
+            url, variable = config.url, config.key_variable
+        else:
+            continue
+        if url is not None and not stage.adopted:
+            try:
+                check_url(url, secret=read_key(variable) is not None)
+            except UserError as error:
+                raise UserError(f"{stage.name}.{before}{error}") from error
 
 
 def stage_code(stage: PlannedStage, code_of: Callable[[str], Code]) -> Code:

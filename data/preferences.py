@@ -21,7 +21,7 @@ from typing import Any, get_args, get_type_hints
 
 from data.chat import check_messages
 from data.files import as_messages
-from data.rows import json_lines, read_table, replacing, shown, to_line, to_row
+from data.rows import check_characters, json_lines, read_table, replacing, shown, to_line, to_row
 from data.schema import Message, PreferencePair, UserError, content_id
 
 ORIGINS: tuple[str, ...] = get_args(get_type_hints(PreferencePair)["origin"])
@@ -148,6 +148,7 @@ def read_pairs(path: str | Path, **defaults: Any) -> list[PreferencePair]:
     pairs: list[PreferencePair] = []
     places: dict[str, str] = {}
     for where, row in rows:
+        check_characters(row, where=where)
         is_schema = isinstance(row.get("chosen"), str) and isinstance(row.get("prompt"), list) and "id" in row
         pair = (checked(to_row(row, PreferencePair, where=where), where=where) if is_schema and not defaults
                 else from_trl(row, where=where, **defaults))

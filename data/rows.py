@@ -89,6 +89,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _half_characters(value: Any, path: str = "") -> Iterator[str]:
+    """Where in a JSON value there is half of a surrogate pair, which is no character and which no file can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield path or "the value"
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _half_characters(name, f"the name of a field after {path or 'the beginning'}")
+            yield from _half_characters(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _half_characters(part, f"{path}[{number}]")
+
+
+def check_characters(value: Any, *, where: str) -> None:
+    """Raises UserError where a row that somebody else has written holds half of a character."""
+    for broken in _half_characters(value):
+        raise UserError(f"{where}: field {shown(broken)} holds half of a surrogate pair, which is no character; "
+                        "replace it")
+
+
 def parse_json(text: str, *, where: str) -> Any:
     """Strict JSON: no NaN, no number beyond a float's range, no field twice in an object. Raises UserError."""
     try:
@@ -267,4 +290,6 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: a file of kind {path.suffix!r} cannot be read; give one of {', '.join(TABLES)}")
     if not rows:
         raise UserError(f"{path}: is empty; give a file with at least one row")
+    for number, row in enumerate(rows, start=1):
+        check_characters(row, where=f"{path}: row {number}")
     return rows

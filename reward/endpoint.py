@@ -61,7 +61,7 @@ class Endpoint:
 
         self._broken = (httpx.TransportError, httpx.DecodingError, EndlessBody)
         self.settings, self._sleep = settings, sleep
-        self._key = read_key(settings)
+        self._key = read_key(settings.key_variable)
         self._address = check_url(settings.url, secret=self._key is not None).rstrip("/") + "/chat/completions"
         self._client = httpx.Client(
             timeout=settings.timeout, follow_redirects=False, limits=httpx.Limits(max_connections=settings.concurrency),
@@ -200,16 +200,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_key(settings: Settings) -> str | None:
-    """The API key, where one is asked for. Raises UserError where the variable is not set."""
-    if settings.key_variable is None:
+def read_key(variable: str | None) -> str | None:
+    """The API key in an environment variable, where one is asked for. Raises UserError where it is not set."""
+    if variable is None:
         return None
-    key = os.environ.get(settings.key_variable, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not key:
-        raise UserError(f"key_variable={settings.key_variable}: that environment variable is not set; export it, "
+        raise UserError(f"key_variable={variable}: that environment variable is not set; export it, "
                         "or set key_variable=null for a server that asks for no key")
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"key_variable={settings.key_variable}: that environment variable holds characters that "
+        raise UserError(f"key_variable={variable}: that environment variable holds characters that "
                         "no key has; export it again")
     return key
 

@@ -79,6 +79,7 @@ def own_reward(content: str | bytes, function: str, *, weight: float | None = 1.
     return made
 
 
+JUDGE = ("ppo.reward_weights.judge=1", "ppo.judge_model=m")
 STAGES = "# @package _global_\ndefaults: [/kind@pretrain: pretrain, /kind@sft: sft, _self_]\n"
 
 CASES: dict[str, tuple[Made, str]] = {
@@ -114,6 +115,9 @@ CASES: dict[str, tuple[Made, str]] = {
     "a kind that is not made": (said("data.kinds=[growht]"), "growht"),
     "a source that does not exist": (said("data.source=finace"), "did you mean finance?"),
     "a gate that cannot be read": (said("sft.require=[dev_accuracy]"), "sft.require"),
+    "a gate on no metric": (said("sft.require=['dev_acuracy >= 0.1']"), "did you mean dev_accuracy?"),
+    "a gate on another kind's metric": (said("pretrain.require=['best_of_gain > 0']"), "no metric of a pretrain stage"),
+    "forcing what is left alone": (said("only=pretrain", "force=judge"), "force=judge"),
     "a folder that is not there": (said("--config-dir", "{folder}/none"), "none"),
     # rewards
     "a weight of no reward": (said("ppo.reward_weights.ruel=1"), "did you mean rule?"),
@@ -128,6 +132,14 @@ CASES: dict[str, tuple[Made, str]] = {
     "a reward's weight that is a word": (said("ppo.reward_weights.rule=much"), "ppo.reward_weights.rule"),
     "a reward that is a list": (said("ppo.rewards.mine=[1,2]"), "ppo.rewards.mine"),
     "rewards that are no mapping": (said("ppo.rewards=r.py:f"), "ppo.rewards"),
+    "a judge that is not named": (said("ppo.reward_weights.judge=1"), "which judge?"),
+    "a judge behind a file": (said(*JUDGE, "ppo.judge_url=file:///etc/passwd"),
+                              "ppo.judge_url=file:///etc/passwd: must begin with https://"),
+    "a judge with a password": (said(*JUDGE, "ppo.judge_url='https://u:hunter2@h/v1'"),
+                                "ppo.judge_url: holds a name, a password"),
+    "a judge whose key is not set": (said(*JUDGE, "ppo.judge_url=https://h/v1", "ppo.judge_key_variable=NO_SUCH_KEY"),
+                                     "ppo.judge_key_variable=NO_SUCH_KEY: that environment variable is not set"),
+    "a URL that is none": (said("sample.model=m", "sample.url=nonsense"), "sample.url=nonsense: must begin with"),
     # recipes
     "no stages": (recipe("# @package _global_\n"), "the recipe has no stages"),
     "broken YAML": (recipe("# @package _global_\nsft: [\n"), "not readable YAML"),
@@ -152,6 +164,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "a line that is no object": (file("data.path", rows(ROW, "[1]")), "rows.jsonl:2"),
     "a key given twice": (file("data.path", rows('{"prompt": "a", "prompt": "b"}')), "rows.jsonl:1"),
     "NaN in JSON": (file("data.path", rows('{"prompt": "a", "answer": NaN}')), "rows.jsonl:1"),
+    "half a character": (file("data.path", rows({"prompt": "a\ud800b", "answer": "3"})), "'prompt' holds half of"),
     "UTF-16": (file("data.path", rows(ROW).encode("utf-16")), "UTF-8"),
     "columns of another task": (file("data.path", rows({"input": "a", "output": "b"})), "['input', 'output']"),
     "mixed schemas": (file("data.path", rows(ROW, {"input": "a"})), "row 2"),
@@ -176,6 +189,8 @@ CASES: dict[str, tuple[Made, str]] = {
     "an answer that is null": (file("pairs.human", rows(PAIR | {"chosen": None})), "chosen"),
     "the same id twice": (file("pairs.human", rows(PAIR | {"id": "x"}, PAIR | {"id": "x", "chosen": "7"})),
                           "field 'id'"),
+    "half a character in a pair": (file("pairs.human", rows(PAIR | {"prompt": "a\ud800"})), "'prompt' holds half of"),
+    "a weight beyond every number": (file("pairs.human", rows(PAIR)[:-2] + ', "weight": 1e999}\n'), "rows.jsonl:1"),
     "a weight below 0": (file("pairs.human", rows(PAIR | {"weight": -1})), "weight"),
     "a prompt that ends with an answer": (file("pairs.human", rows(PAIR | {"prompt": [
         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})), "rows.jsonl:1"),
@@ -188,6 +203,10 @@ CASES: dict[str, tuple[Made, str]] = {
                                              "not a safetensors file"),
     "a model without a tokenizer": (model(**{"tokenizer.json": None}), "tokenizer.json"),
     "a config that is no JSON": (model(**{"config.json": "{"}), "config.json"),
+    "a vocabulary that is no number": (model(**{"config.json": '{"model_type": "llama", "vocab_size": "many"}'}),
+                                       "vocab_size='many'"),
+    "a vocabulary of null": (model(**{"config.json": '{"model_type": "llama", "vocab_size": null}'}),
+                             "vocab_size=None"),
     "a vocabulary larger than the model's": (model(**{"config.json": '{"model_type": "llama", "vocab_size": 2}'}),
                                              "3 entries"),
     "adopting what is no model": (said("sft.adopt={folder}"), "config.json"),

@@ -74,7 +74,7 @@ def fake_engines(monkeypatch, folders):
     """The engines that the stage makes from now on."""
     made = []
 
-    def make_engine(path, rollout, *, max_length, model, group):
+    def make_engine(path, rollout, *, max_length, model, group, serving):
         made.append(FakeEngine(model, folders[1], max_length))
         return made[-1]
 

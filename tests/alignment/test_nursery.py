@@ -19,8 +19,15 @@ from alignment.nursery import LOST, Forked, Nursery
 from alignment.pinning import environment
 
 KINDS = '''
-import os
+import importlib.abc, os, sys
 from alignment import stage
+
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "alignment.stages.broken":
+            raise SyntaxError("on purpose")
+
+sys.meta_path.insert(0, Broken())
 
 def main(arguments):
     kind = arguments[1]
@@ -120,6 +127,16 @@ def test_a_nursery_that_is_killed_is_noticed_and_started_again(home: Home) -> No
     assert home.start("ends").wait(30) == 0 and home.nursery._process is not first
     home.lines[0].close()
     assert gone(pid)
+
+
+def test_what_cannot_be_loaded_ends_no_other(home: Home) -> None:
+    waits = home.start("waits")
+    forked(waits)
+    assert home.start("broken").wait(30) == 0  # the stage itself meets it again, here it has no module
+    assert waits.poll() is None
+    assert home.start("ends").wait(30) == 0
+    home.lines[0].close()
+    assert waits.wait(30) == 0
 
 
 def test_a_wait_has_an_end(home: Home) -> None:

@@ -274,7 +274,7 @@ class Refusing(TransformersEngine):
 
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, engine: type[TransformersEngine]) -> None:
-    monkeypatch.setattr(ppo, "make_engine", lambda path, rollout, group, **keywords: engine(path, **keywords))
+    monkeypatch.setattr(ppo, "make_engine", lambda path, rollout, group, serving, **keywords: engine(path, **keywords))
 
 
 def test_an_engine_that_disagrees_is_told(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
