@@ -182,6 +182,13 @@ def test_until_only_and_force(chain: Chain) -> None:
         chain.run("until=stf")
 
 
+def test_a_run_of_a_part_keeps_the_links_to_the_rest(chain: Chain) -> None:
+    whole = chain.run()
+    part = chain.run("until=pretrain")
+    assert part.run_dir == whole.run_dir
+    assert sorted(path.name for path in (part.run_dir / "stages").iterdir()) == sorted(ALL)
+
+
 def test_from_runs_a_stage_and_what_hangs_on_it_and_nothing_before(chain: Chain) -> None:
     with pytest.raises(UserError, match=r"from=judge: stage pretrain has to run first \(never run\)"):
         chain.run("from=judge")

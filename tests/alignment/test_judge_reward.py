@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import socket
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from alignment import remote
 from alignment.judge_reward import JudgeReward, filled
 from alignment.stage import Stage
 from alignment.stages import ppo
 from data.finance.generator import questions, solution_text
 from data.schema import Completion, Question, UserError
 from reward import RewardError
+from reward.endpoint import Endpoint
 from tests.alignment.stage_made import make_stage, said
 from tests.alignment.test_rollout_stages import policy, settings
 from tests.reward.loopback import Answer, completion, next_tokens, serve
@@ -83,7 +86,7 @@ def test_the_mean_of_a_questions_others_or_of_all() -> None:
 def test_a_server_that_is_not_there_is_found_before_anything_is_generated(
         policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ppo, "make_engine", lambda *arguments, **keywords: pytest.fail("too late"))
-    monkeypatch.setattr("reward.endpoint.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(remote, "Endpoint", functools.partial(Endpoint, sleep=lambda seconds: None))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -202,7 +202,7 @@ def test_ppo_logs_each_part_of_the_reward_and_may_start_the_critic_from_the_rewa
 
 def test_ppo_says_what_is_missing(policy: Path, tmp_path: Path) -> None:
     for name, changes, message in (("a", {"critic_from": "reward_model"}, "needs the input reward_model"),
-                                   ("b", {"reward_weights": {"judge": 1.0}}, "names judge"),
+                                   ("b", {"reward_weights": {"process_reward": 1.0}}, "names process_reward"),
                                    ("c", {"num_prompts": 10}, "lower it")):
         with pytest.raises(UserError, match=message):
             ppo.run(make_stage(tmp_path / name, "ppo", inputs={"policy": policy}, **settings(**changes)))
