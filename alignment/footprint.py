@@ -34,7 +34,7 @@ from alignment.preference_kinds import Judge
 
 MIB = 2**20
 FLOAT, HALF = 4, 2  # bytes; every model is loaded and saved in fp32
-LIBRARIES = {Pretrain: 660, Sft: 660, Critic: 660, RewardModel: 630, ProcessReward: 630, Dpo: 680, Ppo: 540, Grpo: 700,
+LIBRARIES = {Pretrain: 590, Sft: 590, Critic: 590, RewardModel: 565, ProcessReward: 565, Dpo: 610, Ppo: 465, Grpo: 700,
              Rloo: 700, Sample: 510, Evaluate: 560}  # MiB
 PLAIN = 50  # MiB of a stage without torch
 JUDGED = 256  # completions that a judge is asked about at a time
