@@ -44,7 +44,8 @@ run: setup
 	@$(PY) -m alignment.run recipe=ppo_fin
 
 test: setup check
-	@$(PY) -m pytest -q $(WORKERS)
+	@$(PY) -m pytest -q $(WORKERS) -m "not slow"
+	@$(PY) -m pytest -q -m slow
 
 fast: setup
 	@$(PY) -m pytest -q $(WORKERS) -m "not slow"
