@@ -99,6 +99,7 @@ def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapp
             works[name] = adopted(folder)
             found[name] = Forecast(name, works[name], 0.0, tree_bytes(folder) / MIB, 0.0)
             continue
+        check_room(stage, models)
         works[name] = work(stage, works, source)
         artifact = artifact_bytes(stage, works[name], size, rows)
         if artifact is not None and stage.kind.makes in MODEL_TYPES:
@@ -108,6 +109,15 @@ def forecasts(stages: Sequence[PlannedStage], *, base: Path | None, source: Mapp
         found[name] = Forecast(name, works[name], mib(memory), mib(artifact),
                                mib(checkpoint_bytes(stage.config, size)))
     return found
+
+
+def check_room(stage: PlannedStage, models: Sequence[Size | None]) -> None:
+    """Raises UserError where a completion as long as it may be leaves no token of a model's positions for a prompt."""
+    asked = getattr(stage.config, "max_new_tokens", 0)
+    for size in filter(None, models):
+        if asked >= size.positions:
+            raise UserError(f"{stage.name}.max_new_tokens={asked}: the model has {size.positions} positions for a "
+                            "prompt and its completion; ask for fewer")
 
 
 def mib(size: float | None) -> float | None:

@@ -89,18 +89,63 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 def load_policy(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
     """The folder's causal LM on the CPU, in training form, agreeing with its tokenizer on pad and EOS.
 
-    Raises UserError where the vocabulary is smaller than the tokenizer's.
+    Raises UserError where weights are missing or of other shapes than the config's, and where the vocabulary is smaller
+    than the tokenizer's.
     """
     folder = Path(folder)
-    _checked_config(folder)
     tokenizer = load_tokenizer(folder)
-    transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True,
-        trust_remote_code=False, local_files_only=True)
+    model = _load(folder, dtype=getattr(torch, dtype))
     check_vocabulary(model, tokenizer, where=str(folder))
     set_special_tokens(model, tokenizer)
     return model
+
+
+def _load(folder: Path, **options: Any) -> PreTrainedModel:
+    _checked_config(folder)
+    transformers_logging.disable_progress_bar()
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    except (ArithmeticError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: transformers cannot load this model ({_first_line(error)}); see that config.json "
+                        "and the weights belong together") from error
+    for name, stored, wanted in sorted(loading["mismatched_keys"]):
+        raise UserError(f"{folder}: {name} is {list(stored)} in the weights, but config.json makes it {list(wanted)}; "
+                        "they do not belong together")
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"{folder}: config.json speaks of {missing[0]}, which the weights do not hold"
+                        f"{f' (nor {len(missing) - 1} others)' if missing[1:] else ''}; they do not belong together")
+    return model
+
+
+def check_loads(folder: Path) -> None:
+    """Raises UserError for a model folder that could not be trained or asked: a config that no installed architecture
+    takes, weights of other names or shapes, a tokenizer without an end token, a chat template or generation settings
+    that cannot be used. Reads no weights but their headers."""
+    tokenizer = load_tokenizer(folder)
+    if any(folder.glob("*.safetensors")):
+        _load(folder, device_map="meta")
+    question = [{"role": "user", "content": "What is a ledger?"}]
+    try:
+        asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+        told = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": "A book."}], tokenize=False)
+    except Exception as error:  # a template can raise anything
+        raise UserError(f"{folder}: its chat template cannot write a question and an answer ({_first_line(error)}); "
+                        "mend chat_template.jinja, or chat_template in tokenizer_config.json") from error
+    if "What is a ledger?" not in asked or "A book." not in told:
+        raise UserError(f"{folder}: its chat template leaves out what was said; mend chat_template.jinja, or "
+                        "chat_template in tokenizer_config.json")
+    if (folder / "generation_config.json").is_file():
+        try:
+            GenerationConfig.from_pretrained(folder)
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / 'generation_config.json'}: cannot be used ({_first_line(error)}); mend it, or "
+                            "remove it") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, where: str) -> None:

@@ -7,6 +7,8 @@ Reads source files, data files and the store; starts nothing.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
 from alignment.kinds import Pretrain, Rewarded, Sft
 from alignment.layout import ALONE, Layout
-from alignment.origin import BaseModel, find
+from alignment.origin import EMBEDDED, BaseModel, find
 from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
 from alignment.preference_kinds import Pairs, Remote
@@ -195,6 +197,24 @@ def check_ready(prepared: Prepared, *, dry: bool = False) -> list[str]:
         if node.stage.adopted:
             contracts.check_artifact(node.stage, Path(str(node.stage.config.adopt)).expanduser(), {})
     return check_data(prepared)
+
+
+def check_models(prepared: Prepared) -> None:
+    """Asks a process that has the libraries whether the user's models load, before anything is started: the base model
+    and what is adopted, where a stage that has to run reads them. Raises UserError for one that does not."""
+    running, brought = missing(prepared), {}
+    base = prepared.base_model
+    if base and base.path != EMBEDDED.resolve() and any(BASE in node.stage.inputs.values() for node in running):
+        brought[f"model.path={base.name}"] = base.path
+    for node in running:
+        if node.stage.adopted and node.stage.kind.makes == "model":
+            brought[f"{node.name}.adopt={node.stage.config.adopt}"] = Path(str(node.stage.config.adopt)).expanduser()
+    for where, folder in brought.items():
+        asked = subprocess.run(
+            [sys.executable, "-m", "alignment.model_check", str(folder)], capture_output=True, text=True,
+            env=pinning.environment(threads=1, offline=True, portable=False))
+        if asked.returncode:
+            raise UserError(f"{where}: {(asked.stderr.strip().splitlines() or ['it cannot be loaded'])[-1]}")
 
 
 def missing(prepared: Prepared) -> list[Node]:

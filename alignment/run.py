@@ -27,7 +27,7 @@ from alignment.config import RunConfig
 from alignment.controller import DONE, INTERRUPTED, USER_ERROR, Controller
 from alignment.pinning import PACKAGE_ROOT
 from alignment.plan import BASE
-from alignment.prepare import Prepared, check_ready, explain, prepare
+from alignment.prepare import Prepared, check_models, check_ready, explain, prepare
 from alignment.store import refusals
 from data.schema import UserError
 
@@ -45,6 +45,7 @@ def check_not_shadowed() -> None:
 def execute(config: RunConfig) -> int:
     """Runs one resolved config; the exit code."""
     prepared = prepare(config)
+    check_models(prepared)
     if config.root.dry_run:
         print(explain(prepared))
         return DONE

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -56,9 +55,7 @@ def test_the_chain_leaves_a_sound_run_and_a_report_that_opens_offline(runs: Path
 
 
 def test_a_second_run_has_nothing_to_do(runs: Path) -> None:
-    started = time.monotonic()
-    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}")
-    assert done.returncode == 0 and time.monotonic() - started < 30  # under 5 s on a quiet machine
+    assert finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}").returncode == 0
     assert {stage["status"] for stage in record(runs / "ppo_fin" / "seed1-tiny")["stages"].values()} == {"reused"}
 
 

@@ -257,14 +257,12 @@ def test_numbers_are_read_at_a_glance() -> None:
         "unknown", "0.4 MiB", "61 MiB", "5,000 MiB", "20.0 GiB"]
 
 
-def test_a_dry_run_stays_quick(tmp_path: Path) -> None:
-    """In processor time, which another process beside it does not change."""
-    code = ("import sys, time, alignment.run; "
+def test_a_dry_run_loads_no_heavy_library_and_writes_nothing(tmp_path: Path) -> None:
+    code = ("import sys, alignment.run; "
             f"alignment.run.main(['recipe=ppo_fin', 'dry_run=true', 'runs_dir={tmp_path}']); "
-            "print(time.process_time(), 'torch' in sys.modules)")
+            "print({'torch', 'transformers', 'trl', 'vllm', 'datasets'} & set(sys.modules))")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    seconds, torch_loaded = said.splitlines()[-1].split()
-    assert float(seconds) < 3 and torch_loaded == "False"
+    assert said.splitlines()[-1] == "set()"
     assert "pretrain" in said and "are free" in said
     assert not list(tmp_path.iterdir())
 

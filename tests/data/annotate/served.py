@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,6 @@ class Server:
     """`python -m data.annotate serve` on a free port; `with Server(database) as server: ...`"""
 
     def __init__(self, database: Path, *options: str) -> None:
-        started = time.monotonic()
         self.connections: list[http.client.HTTPConnection] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "data.annotate", "serve", "--db", str(database), "--port", "0", *options], cwd=ROOT,
@@ -33,7 +31,6 @@ class Server:
         assert found, f"the server said {line!r}"
         self.port = int(found[1])
         self.page = self.fetch("/")
-        self.seconds_to_first_page = time.monotonic() - started
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection that is closed when the server is left."""

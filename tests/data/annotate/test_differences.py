@@ -75,7 +75,7 @@ def test_texts_made_to_be_slow_are_quick(left: str, right: str) -> None:
     begun = time.process_time()
     a, _ = differences(left, right)
     assert "".join(each.text for each in a) == left
-    assert time.process_time() - begun < 10
+    assert time.process_time() - begun < 60  # a quadratic comparison takes many minutes
 
 
 def test_too_many_edits_are_told_line_by_line() -> None:

@@ -23,6 +23,9 @@ HOSTILE = [
     "|a|\n|:-:|\n|<style>*{display:none}</style>|", "a\u202eb\u2066c\x00\x1b[31m\ufeff\u00ad", "<!-- x -->",
     "&lt;script&gt;", "<svg/onload=alert(1)>", "[x]: javascript:a\n[x]", "<style>@import 'http://evil'</style>",
 ]
+ENDLESS_S = 30.0
+"""Processor seconds, many times what the texts made to be slow take: only a cost that grows with the square of a text
+reaches it."""
 ALLOWED = {
     "p": {"class"}, "br": set(), "strong": set(), "em": set(), "s": set(), "code": {"class"}, "pre": {"tabindex"},
     "hr": set(), "ul": set(), "ol": {"start"}, "li": set(), "blockquote": set(), "h4": set(), "h5": set(), "h6": set(),
@@ -140,7 +143,7 @@ def test_text_made_to_be_slow_is_quick(unit: str) -> None:
     text = unit * (PART // len(unit))
     begun = time.process_time()
     assert rendered(text)
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < ENDLESS_S
 
 
 def test_a_long_text_is_cut_into_parts_that_are_the_text() -> None:
@@ -173,4 +176,4 @@ def test_five_megabytes_are_cut_at_once() -> None:
     begun = time.process_time()
     cut = parts(text)
     rendered(cut[0].source)
-    assert len(text) > 5_000_000 and time.process_time() - begun < 2
+    assert len(text) > 5_000_000 and time.process_time() - begun < ENDLESS_S
