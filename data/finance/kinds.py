@@ -23,6 +23,7 @@ Unit = Literal["money", "percent", "price", "times", "units"]
 Operands = tuple[str, ...]  # the facts' numbers as written, in the order of `Kind.facts`
 MAGNITUDES = (-1, 0, 1)  # operands are written as 4.6, 46 and 460
 MOST = 2500  # operand tuples kept for a kind
+remembered = functools.lru_cache(maxsize=2**16)  # few numbers are written and read again and again
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,16 +42,22 @@ class Kind:
 
 def number(value: Fraction | int) -> str:
     """`value` as a plain decimal: 4.6, 46, 460. It must terminate."""
-    value = Fraction(value)
-    text = f"{Decimal(value.numerator) / Decimal(value.denominator):f}"
+    return _decimal(value.numerator, value.denominator)
+
+
+@remembered
+def _decimal(numerator: int, denominator: int) -> str:
+    text = f"{Decimal(numerator) / Decimal(denominator):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+@remembered
 def value_of(text: str) -> Fraction:
     """The exact value of a number as written; "5%" is 1/20."""
     return Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
 
 
+@remembered
 def significant(value: Fraction) -> int | None:
     """How many significant digits `value` needs, trailing zeros not counted; None where it does not terminate."""
     rest = value.denominator
@@ -62,17 +69,24 @@ def significant(value: Fraction) -> int | None:
 
 def operand_key(operands: Iterable[str]) -> str:
     """The id of the sorted values alone: kind, wording, company, language and order do not matter."""
-    values = sorted((Fraction(operand.rstrip("%")), operand.endswith("%")) for operand in operands)
-    return content_id(*[number(value) + "%" * percent for value, percent in values])
+    return content_id(*[text for *_, text in sorted(map(_magnitude, operands))])
 
 
-@functools.lru_cache(maxsize=2**16)
+@remembered
+def _magnitude(operand: str) -> tuple[float, bool, str]:
+    """What operands are sorted by, and the text of the value: "46.0" and "46" are one."""
+    value, is_percent = Fraction(operand.rstrip("%")), operand.endswith("%")
+    return float(value), is_percent, number(value) + "%" * is_percent
+
+
+@remembered
 def split_of(key: str) -> Split:
     """Two buckets of ten are the test split, one is the dev split, the rest is for training."""
     bucket = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 10
     return "test" if bucket < 2 else "dev" if bucket == 2 else "train"
 
 
+@remembered
 def parse_step(expression: str) -> tuple[str, str, str]:
     """One step of a program as (left, operator, right)."""
     match = re.fullmatch(r"(\w+) ([-+*/]) (\w+)", expression)
@@ -105,7 +119,7 @@ def evaluate(program: Sequence[str], facts: dict[str, str]) -> list[tuple[Fracti
 
 def _short(value: Fraction, digits: int = 2, *, places: int = 2) -> bool:
     needed = significant(value)
-    return needed is not None and needed <= digits and value * 10**places % 1 == 0
+    return needed is not None and needed <= digits and value.numerator * 10**places % value.denominator == 0
 
 
 def _percent(part: int, whole: int, *, low: int = 1, high: int = 90) -> bool:
@@ -115,7 +129,12 @@ def _percent(part: int, whole: int, *, low: int = 1, high: int = 90) -> bool:
 
 def _scaled(values: Sequence[int], magnitudes: Sequence[int] = MAGNITUDES) -> Iterator[Operands]:
     for magnitude in magnitudes:
-        yield tuple(number(Fraction(v) * Fraction(10) ** magnitude) for v in values)
+        yield tuple(_shifted(value, magnitude) for value in values)
+
+
+@remembered
+def _shifted(value: int, magnitude: int) -> str:
+    return number(value * Fraction(10) ** magnitude)
 
 
 def _growth() -> Iterator[Operands]:
