@@ -13,6 +13,8 @@ VENV   ?= .venv
 ACCEL  ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 UV     := $(VENV)/bin/uv
 PY     := $(VENV)/bin/python
+# What libraries compile to is kept, also where the shell says otherwise: half of every later process's start.
+export PYTHONDONTWRITEBYTECODE :=
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
 # vLLM has wheels for Linux alone, and is left out of WSL unless asked for (VLLM=yes): the transformers engine generates.

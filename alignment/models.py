@@ -93,6 +93,7 @@ def load_policy(folder: str | Path, *, dtype: str = "float32") -> PreTrainedMode
     than the tokenizer's.
     """
     folder = Path(folder)
+    _checked_config(folder)
     tokenizer = load_tokenizer(folder)
     model = _load(folder, dtype=getattr(torch, dtype))
     check_vocabulary(model, tokenizer, where=str(folder))
@@ -101,15 +102,17 @@ def load_policy(folder: str | Path, *, dtype: str = "float32") -> PreTrainedMode
 
 
 def _load(folder: Path, **options: Any) -> PreTrainedModel:
-    _checked_config(folder)
     transformers_logging.disable_progress_bar()
+    loaded: Any  # the annotation knows nothing of output_loading_info
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             folder, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, local_files_only=True,
             ignore_mismatched_sizes=True, output_loading_info=True, **options)
-    except (ArithmeticError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: transformers cannot load this model ({_first_line(error)}); see that config.json "
+    except Exception as error:  # what a config can break is open-ended
+        raise UserError(f"{folder}: transformers cannot load this model ({_in_a_line(error)}); see that config.json "
                         "and the weights belong together") from error
+    model: PreTrainedModel
+    model, loading = loaded
     for name, stored, wanted in sorted(loading["mismatched_keys"]):
         raise UserError(f"{folder}: {name} is {list(stored)} in the weights, but config.json makes it {list(wanted)}; "
                         "they do not belong together")
@@ -123,15 +126,18 @@ def check_loads(folder: Path) -> None:
     """Raises UserError for a model folder that could not be trained or asked: a config that no installed architecture
     takes, weights of other names or shapes, a tokenizer without an end token, a chat template or generation settings
     that cannot be used. Reads no weights but their headers."""
+    has_weights = any(folder.glob("*.safetensors"))
+    if has_weights:
+        _checked_config(folder)
     tokenizer = load_tokenizer(folder)
-    if any(folder.glob("*.safetensors")):
+    if has_weights:
         _load(folder, device_map="meta")
     question = [{"role": "user", "content": "What is a ledger?"}]
     try:
         asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
         told = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": "A book."}], tokenize=False)
     except Exception as error:  # a template can raise anything
-        raise UserError(f"{folder}: its chat template cannot write a question and an answer ({_first_line(error)}); "
+        raise UserError(f"{folder}: its chat template cannot write a question and an answer ({_in_a_line(error)}); "
                         "mend chat_template.jinja, or chat_template in tokenizer_config.json") from error
     if "What is a ledger?" not in asked or "A book." not in told:
         raise UserError(f"{folder}: its chat template leaves out what was said; mend chat_template.jinja, or "
@@ -139,13 +145,13 @@ def check_loads(folder: Path) -> None:
     if (folder / "generation_config.json").is_file():
         try:
             GenerationConfig.from_pretrained(folder)
-        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            raise UserError(f"{folder / 'generation_config.json'}: cannot be used ({_first_line(error)}); mend it, or "
+        except Exception as error:
+            raise UserError(f"{folder / 'generation_config.json'}: cannot be used ({_in_a_line(error)}); mend it, or "
                             "remove it") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, where: str) -> None:

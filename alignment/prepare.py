@@ -21,6 +21,7 @@ from alignment.forecast import forecasts
 from alignment.identity import CODE_KEY, Parts
 from alignment.kinds import Pretrain, Rewarded, Sft
 from alignment.layout import ALONE, Layout
+from alignment.model_size import read_size
 from alignment.origin import EMBEDDED, BaseModel, find
 from alignment.own_rewards import OwnReward
 from alignment.plan import BASE, PlannedStage
@@ -210,6 +211,8 @@ def check_models(prepared: Prepared) -> None:
         if node.stage.adopted and node.stage.kind.makes == "model":
             brought[f"{node.name}.adopt={node.stage.config.adopt}"] = Path(str(node.stage.config.adopt)).expanduser()
     for where, folder in brought.items():
+        contracts.check_model(folder, where=where, weights=not prepared.config.root.dry_run)
+        read_size(folder)
         asked = subprocess.run(
             [sys.executable, "-m", "alignment.model_check", str(folder)], capture_output=True, text=True,
             env=pinning.environment(threads=1, offline=True, portable=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from alignment import run
+from alignment.origin import EMBEDDED
 
 Made = Callable[[Path], list[str]]
 ROW = {"prompt": "How much is 2 + 3?", "completion": "2 + 3 = 5\nAnswer: 5"}
@@ -56,6 +58,17 @@ def model(**files: str | None) -> Made:
         for name, content in (whole | files).items():
             if content is not None:
                 (place / name).write_text(content)
+        return [f"model.path={place}"]
+    return made
+
+
+def whole_model(name: str, change: dict[str, Any]) -> Made:
+    """The embedded base model with one of its files changed."""
+    def made(folder: Path) -> list[str]:
+        place = folder / "model"
+        shutil.copytree(EMBEDDED, place)
+        (place / "chat_template.jinja").unlink()
+        (place / name).write_text(json.dumps(json.loads((place / name).read_text()) | change))
         return [f"model.path={place}"]
     return made
 
@@ -209,6 +222,13 @@ CASES: dict[str, tuple[Made, str]] = {
                              "vocab_size=None"),
     "a vocabulary larger than the model's": (model(**{"config.json": '{"model_type": "llama", "vocab_size": 2}'}),
                                              "3 entries"),
+    "a model of no known type": (whole_model("config.json", {"model_type": "mine"}),
+                                 "model_type 'mine' needs code that comes with the model"),
+    "weights of another config": (whole_model("config.json", {"intermediate_size": 9}),
+                                  "in the weights, but config.json makes it"),
+    "a chat template that fails": (whole_model("tokenizer_config.json", {"chat_template": "{{ a.b.c }}"}),
+                                   "its chat template cannot write"),
+    "completions longer than the model": (said("sample.max_new_tokens=9999"), "sample.max_new_tokens=9999: the model"),
     "adopting what is no model": (said("sft.adopt={folder}"), "config.json"),
     "adopting what is not there": (said("sft.adopt={folder}/none"), "there is no such file or folder"),
     # places

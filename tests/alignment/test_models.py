@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from alignment.models import PLAIN_TEMPLATE, load_policy, load_tokenizer, new_model, save_policy
+from alignment.models import PLAIN_TEMPLATE, check_loads, load_policy, load_tokenizer, new_model, save_policy
 from data.chat import render_prompt
 from data.schema import UserError
 from data.tokenizer import build_tokenizer
@@ -129,3 +129,33 @@ def test_without_an_end_token_nothing_could_end(folder: Path) -> None:
     bare.save_pretrained(folder)
     with pytest.raises(UserError, match="no EOS token"):
         load_tokenizer(folder)
+
+
+def test_a_whole_folder_is_one_that_loads(folder: Path) -> None:
+    check_loads(folder)
+    (folder / "model.safetensors").unlink()  # still to be fetched
+    check_loads(folder)
+
+
+@pytest.mark.parametrize(("name", "change", "said"), [
+    ("config.json", {"model_type": "of my own"}, "model_type 'of my own' needs code that comes with the model"),
+    ("config.json", {"hidden_size": 64}, r"in the weights, but config.json makes it \[.*64"),
+    ("config.json", {"intermediate_size": 40}, r"is \[32, 48\] in the weights, but config.json makes it \[32, 40\]"),
+    ("config.json", {"num_hidden_layers": 2}, "config.json speaks of model.layers.1.*, which the weights do not hold"),
+    ("config.json", {"num_attention_heads": "two"}, "transformers cannot load this model"),
+    ("config.json", {"tie_word_embeddings": False}, "config.json speaks of lm_head.weight"),
+    ("tokenizer_config.json", {"eos_token": None}, "no EOS token"),
+    ("chat_template.jinja", "{% for", "its chat template cannot write a question and an answer"),
+    ("chat_template.jinja", "{{ raise_exception('no user') }}", "no user"),
+    ("chat_template.jinja", "Hello!", "leaves out what was said"),
+    ("generation_config.json", "{", "generation_config.json: cannot be used"),
+])
+def test_a_folder_that_could_not_be_trained_is_found(folder: Path, name: str, change: str | dict[str, object],
+                                                     said: str) -> None:
+    path = folder / name
+    path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=said):
+        check_loads(folder)
+    if name == "config.json":
+        with pytest.raises(UserError, match=said):
+            load_policy(folder)
