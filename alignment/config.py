@@ -240,9 +240,9 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
         raise UserError(f"rollout.{conflict}")
     if isinstance(typed["launch"].processes, str) and typed["launch"].processes != AUTO:
         raise UserError(f"launch.processes={typed['launch'].processes}: must be a number or {AUTO}")
-    if root.name is not None and not re.fullmatch(r"\w[\w.@+-]*", root.name):
-        raise UserError(f"name={root.name}: start with a letter or digit, then letters, digits and . _ - + @; it "
-                        "becomes a folder")
+    if root.name is not None and not re.fullmatch(r"\w[\w.@+-]{0,99}", root.name):
+        raise UserError(f"name={root.name}: start with a letter or digit, then letters, digits and . _ - + @, 100 at "
+                        "most; it becomes a folder")
     for name, config in stages.items():
         _check_local_files(name, config)
         if isinstance(config, Rewarded) and config.adopt is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment import losses
+from reward.completion_states import batches, completion_states
 
 
 @dataclasses.dataclass
@@ -43,33 +44,15 @@ class Batch:
                    *(torch.zeros(mask.shape, device=device) for _ in range(7)))
 
     def micro_batches(self, rows: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-        """`rows` in groups of like length, each at most `max_tokens` tokens with padding (or one row)."""
-        def size(row: int) -> int:
-            return len(self.prompts[row]) + len(self.completions[row])
-
-        ordered = sorted(rows, key=lambda row: (size(row), row))
-        group: list[int] = []
-        for row in ordered:
-            if group and (len(group) + 1) * size(row) > max_tokens:
-                yield group
-                group = []
-            group.append(row)
-        yield group
+        """`rows` in groups that are read together, each at most `max_tokens` tokens with padding (or one row)."""
+        return batches(self.prompts, self.completions, rows, max_tokens)
 
     def states(self, trunk: nn.Module, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The trunk's states (N, D) before each of the rows' N completion tokens, and those tokens (N,), row by row.
-
-        Rows are padded on the right: attention is causal, so no token sees the padding and no mask is needed.
-        """
-        device = self.lengths.device
-        sequences = [self.prompts[row] + self.completions[row] for row in rows]
-        longest = max(map(len, sequences))
-        ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in sequences], device=device)  # (b, L)
-        starts = torch.tensor([len(self.prompts[row]) for row in rows], device=device)[:, None]
-        places = torch.arange(longest, device=device)[None, :]
-        chosen = (places >= starts) & (places < starts + self.lengths[list(rows)][:, None])  # (b, L)
-        hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state  # (b, L, D)
-        return hidden[:, :-1][chosen[:, 1:]], ids[chosen]
+        """The trunk's states (N, D) before each of the rows' N completion tokens, and those tokens (N,), row by row."""
+        completions = [self.completions[row] for row in rows]
+        states = completion_states(trunk, [self.prompts[row] for row in rows], completions)[:, :-1]
+        mask = losses.length_mask(self.lengths[list(rows)], states.shape[1])
+        return states[mask], torch.tensor([token for tokens in completions for token in tokens], device=mask.device)
 
     def trust(self, rows: Sequence[int]) -> Tensor:
         """(N, 2) before each of the rows' tokens: the reference's probability of the least likely token so far, and of

@@ -155,6 +155,11 @@ class Rewarded(StageConfig):
                                      "outcome_token = how surely right; rubric = grades by the shipped principles",
                           choices=("outcome", "outcome_token", "rubric"))
 
+    def conflict(self) -> str:
+        if not any(self.reward_weights.values()):
+            return "reward_weights: every weight is 0, so nothing would be rewarded; give one another"
+        return super().conflict()
+
 
 @dataclasses.dataclass(kw_only=True)
 class SelfSampling(Rewarded):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from alignment import contracts, desk_snapshots, identity, layout, pinning, plan, unfinished
 from alignment.config import RunConfig
@@ -30,11 +30,12 @@ from alignment.seeds import derive
 from alignment.store import Store
 from data.files import is_local, read_conversations, read_documents
 from data.preferences import read_pairs
-from data.schema import UserError
+from data.schema import Split, UserError
 from data.sources import open_source
 from reward.endpoint import check_url, read_key
 
 Code = tuple[dict[str, str], frozenset[str]]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +231,13 @@ def check_data(prepared: Prepared) -> list[str]:
     running = [node for node in missing(prepared) if not node.stage.adopted]
     data, found = prepared.config.data, []
     if data.path and is_local(data.path) and any(node.stage.kind.reads_data for node in running):
-        found.append(f"data.path={data.path}: {open_source(data.source_config()).report}")
+        source = open_source(data.source_config())
+        found.append(f"data.path={data.path}: {source.report}")
+        held = {split: len(source.questions(split, count=1, seed=0)) for split in SPLITS}
+        if any(held.values()) and not all(held.values()):
+            raise UserError(f"data.path={data.path}: no question is left for {min(held, key=lambda split: held[split])}"
+                            f" ({source.report}); give more rows, or a folder with a file for each of "
+                            f"{', '.join(SPLITS)}")
     for node in running:
         config = node.stage.config
         if isinstance(config, Sft) and config.dataset and is_local(config.dataset):

@@ -48,6 +48,8 @@ def read_text(path: str | Path) -> str:
                         f"({', '.join(inside[:5]) or 'none fits'})")
     if not path.exists():
         raise UserError(f"{path}: there is no such file; check the path (relative paths start at {Path.cwd()})")
+    if not path.is_file():
+        raise UserError(f"{path}: is a device or a pipe; give a file, which can be read more than once")
     try:
         content = path.read_bytes()
     except OSError as error:

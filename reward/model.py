@@ -32,6 +32,7 @@ from data.chat import completion_ids, render_prompt
 from data.schema import Completion, Question, UserError
 from data.tokenizer import read_tokenizer
 from reward import Scores
+from reward.completion_states import batches, completion_states
 
 FEATURES = ("scalar", "likelihood", "regret")
 LOGITS_LIMIT = 1 << 27  # logits kept for the backward pass; beyond it they are recomputed chunk by chunk
@@ -59,25 +60,26 @@ class RewardModel(nn.Module):
     def forward(self, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
         """(rows, length) ids and 0/1 mask of the completion's tokens, padded on the right -> (rows,) scores.
 
-        Attention is causal, so the padding needs no mask. A row without a completion is scored at its first token.
+        A row without a completion is scored at its first token.
         """
-        hidden = self.trunk.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, D)
-        places = torch.arange(input_ids.size(1), device=input_ids.device)
-        last = (places * completion_mask).amax(dim=1)  # (B,)
-        rows = torch.arange(input_ids.size(0), device=input_ids.device)
-        scores = hidden[rows, last].float() @ self.direction + self.offset
-        if self.features == "scalar":
+        prompts, completions = split_rows(input_ids, completion_mask)
+        states = completion_states(self.trunk.base_model, prompts, completions)  # (B, T + 1, D)
+        last = torch.tensor([len(tokens) for tokens in completions], device=states.device)  # (B,)
+        scores = states[torch.arange(len(last), device=states.device), last].float() @ self.direction + self.offset
+        if self.features == "scalar" or not last.any():
             return scores
-        tokens = self._token_scores(hidden, input_ids, completion_mask)  # (B, T-1), 0 outside the completion
+        ids, mask = pad_rows([((), tokens) for tokens in completions])  # (B, T)
+        tokens = self._token_scores(states[:, :-1], ids.to(states.device), mask.to(states.device))
         scores = scores + self.token_weight * tokens.sum(dim=1)
         if self.features == "regret":
             scores = scores + self.worst_weight * tokens.amin(dim=1)  # regrets are <= 0, so the 0s never win
         return scores
 
-    def _token_scores(self, hidden: Tensor, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
-        """Each completion token's log p, or regret, at the position before it. Logits exist only for those tokens."""
-        mask = completion_mask[:, 1:].bool()  # (B, T-1)
-        states, targets = hidden[:, :-1][mask], input_ids[:, 1:][mask]
+    def _token_scores(self, before: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Each token's log p, or regret, by the state before it: (B, T, D), (B, T), (B, T) -> (B, T), 0 where the mask
+        is. Logits exist only for what the mask lets through."""
+        mask = mask.bool()
+        states, targets = before[mask], tokens[mask]
         head = self.trunk.get_output_embeddings()
         vocabulary = head.weight.size(0)
         if states.size(0) * vocabulary <= LOGITS_LIMIT:
@@ -99,18 +101,13 @@ class RewardModel(nn.Module):
               max_tokens: int = 8192) -> Tensor:
         """(N,) scores on the CPU, in the rows' order, for prompt ids and completion ids (EOS included if written).
 
-        Rows of like length share a batch of at most `max_tokens` tokens.
+        Rows of one prompt, or of like length, share a batch of at most `max_tokens` tokens.
         """
-        rows = [(list(prompt), list(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row][0]) - len(rows[row][1]))
-        scores, was_training, start = torch.empty(len(rows)), self.training, 0
+        scores, was_training = torch.empty(len(prompts)), self.training
         self.eval()
-        while start < len(order):
-            size = max(1, max_tokens // max(1, len(rows[order[start]][0]) + len(rows[order[start]][1])))
-            batch = order[start:start + size]
-            ids, mask = pad_rows([rows[row] for row in batch])
+        for batch in batches(prompts, completions, range(len(prompts)), max_tokens):
+            ids, mask = pad_rows([(prompts[row], completions[row]) for row in batch])
             scores[batch] = self(ids.to(self.device), mask.to(self.device)).float().cpu()
-            start += size
         self.train(was_training)
         return scores
 
@@ -201,6 +198,14 @@ def pad_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tenso
         ids[row, :end] = torch.tensor([*prompt, *completion], dtype=torch.long)
         mask[row, len(prompt):end] = 1
     return ids, mask
+
+
+def split_rows(input_ids: Tensor, completion_mask: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    """What `pad_rows` put together; a prompt has its row's first token at least."""
+    starts = completion_mask.argmax(dim=1)
+    ends = (starts + completion_mask.sum(dim=1)).tolist()
+    rows = list(zip(input_ids.tolist(), starts.clamp_min(1).tolist(), ends, strict=True))
+    return [ids[:start] for ids, start, _ in rows], [ids[start:end] for ids, start, end in rows]
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

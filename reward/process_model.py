@@ -42,8 +42,8 @@ class ProcessRewardModel(RewardModel):
         ends = hidden.gather(1, last[..., None].expand(-1, -1, hidden.size(-1)))  # (B, S, D)
         scores = ends.float() @ self.direction + self.offset
         if self.features != "scalar":
-            tokens = self._token_scores(hidden, input_ids, (step_numbers > 0).long())  # (B, T-1)
             numbers = step_numbers[:, 1:]
+            tokens = self._token_scores(hidden[:, :-1], input_ids[:, 1:], numbers > 0)  # (B, T-1)
             scores = scores + self.token_weight * empty.scatter_add(1, numbers, tokens)[:, 1:]
             if self.features == "regret":
                 worst = empty.scatter_reduce(1, numbers, tokens, "amin")  # regrets are <= 0, so the 0s never win

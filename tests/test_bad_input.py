@@ -116,6 +116,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "a word without a value": (said("sft"), "write KEY=VALUE"),
     "a seed below 0": (said("seed=-3"), "must be at least 0"),
     "a name that leaves the folder": (said("name=../elsewhere"), "becomes a folder"),
+    "a name longer than a folder's": (said("name=" + "a" * 300), "100 at most"),
     "a hidden name": (said("name=.hidden"), "becomes a folder"),
     "an unknown stage to stop at": (said("until=reward"), "did you mean reward_model?"),
     "an unknown stage to start at": (said("from=evaluation"), "did you mean evaluate?"),
@@ -153,6 +154,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "a judge whose key is not set": (said(*JUDGE, "ppo.judge_url=https://h/v1", "ppo.judge_key_variable=NO_SUCH_KEY"),
                                      "ppo.judge_key_variable=NO_SUCH_KEY: that environment variable is not set"),
     "a URL that is none": (said("sample.model=m", "sample.url=nonsense"), "sample.url=nonsense: must begin with"),
+    "weights that are all 0": (said("ppo.reward_weights={rule: 0, reward_model: 0}"), "every weight is 0"),
     # recipes
     "no stages": (recipe("# @package _global_\n"), "the recipe has no stages"),
     "broken YAML": (recipe("# @package _global_\nsft: [\n"), "not readable YAML"),
@@ -181,6 +183,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "UTF-16": (file("data.path", rows(ROW).encode("utf-16")), "UTF-8"),
     "columns of another task": (file("data.path", rows({"input": "a", "output": "b"})), "['input', 'output']"),
     "mixed schemas": (file("data.path", rows(ROW, {"input": "a"})), "row 2"),
+    "too few rows to hold some out": (file("data.path", rows(ROW)), "no question is left for"),
     "a prompt that is a number": (file("data.path", rows({"prompt": 3, "answer": "3"})), "row 1"),
     "no number among the answers": (file("data.path", rows({"prompt": "a?", "answer": "yes"})),
                                     "the answer is no number"),
@@ -196,6 +199,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "a document that is a number": (file("pretrain.dataset", rows({"text": 3})), "field 'text'"),
     # preference pairs
     "pairs that are missing": (said("pairs.human={folder}/none.jsonl"), "there is no such file"),
+    "pairs of a device": (said("pairs.human=/dev/zero"), "is a device or a pipe"),
     "an empty file of pairs": (file("pairs.human", ""), "is empty"),
     "a pair without its loser": (file("pairs.human", rows({"prompt": "a", "chosen": "b"})), "rejected"),
     "chosen is rejected": (file("pairs.human", rows(PAIR | {"rejected": "5"})), "rows.jsonl:1"),

@@ -248,7 +248,7 @@ MUTATIONS = {
     "ppo: lambda is 1": ("lam=config.gae_lambda)", "lam=1.0)"),
     "ppo: what ended counts as cut off": ('penalised and generation.finish_reason == "length"',
                                           'penalised and generation.finish_reason == "stop"'),
-    "experience: states one token late": ("hidden[:, :-1][chosen[:, 1:]]", "hidden[:, 1:][chosen[:, 1:]]"),
+    "experience: states one token late": ("completions)[:, :-1]", "completions)[:, 1:]"),
     "experience: trust in the token itself": (".roll(1, dims=1)", ".roll(0, dims=1)"),
 }
 MODULES: dict[str, ModuleType] = {"ppo": alignment.ppo, "ppo_update": alignment.ppo_update,

@@ -20,6 +20,7 @@ def end(chain: Chain, capsys: pytest.CaptureFixture[str], *overrides: str, code:
         **behaviour: str) -> list[str]:
     """The lines of a run of ppo_fin with fake stages that say how to use a model."""
     chain._monkeypatch.setattr(run, "Controller", functools.partial(Controller, command=COMMAND))
+    chain._monkeypatch.setattr(run, "check_models", lambda prepared: None)  # the base model is a fake too
     chain._monkeypatch.setenv("FAKE_BEHAVIOUR", json.dumps(behaviour))
     assert run.execute(chain.config(*overrides)) == code
     lines = capsys.readouterr().out.splitlines()

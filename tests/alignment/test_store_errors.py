@@ -26,6 +26,7 @@ from tests.alignment.chains import COMMAND, Chain
 @pytest.fixture
 def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
     monkeypatch.setattr(run, "Controller", functools.partial(Controller, command=COMMAND))
+    monkeypatch.setattr(run, "check_models", lambda prepared: None)  # the base model is a fake, as the stages are
     monkeypatch.setenv("FAKE_BEHAVIOUR", "{}")
     return Chain(tmp_path, monkeypatch)
 
