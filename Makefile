@@ -46,8 +46,7 @@ run: setup
 	@$(PY) -m alignment.run recipe=ppo_fin
 
 test: setup check
-	@$(PY) -m pytest -q $(WORKERS) -m "not slow"
-	@$(PY) -m pytest -q -m slow
+	@$(PY) -m pytest -q $(WORKERS)
 
 fast: setup
 	@$(PY) -m pytest -q $(WORKERS) -m "not slow"
@@ -59,6 +58,7 @@ check: setup
 bench: setup
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m tests.bench.rollout
 	@$(PY) -m tests.bench.packing --docs docs/benchmarks.md
+	@OMP_NUM_THREADS=2 $(PY) -m tests.bench.shared_prompts --docs docs/benchmarks.md
 	@$(PY) -m tests.bench.ppo --docs docs/benchmarks.md
 
 evidence: setup

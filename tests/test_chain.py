@@ -23,8 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def finalign(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "alignment.run", *arguments], capture_output=True, text=True, cwd=ROOT,
-                          timeout=800)
+    """Of one thread: other tests run beside it."""
+    return subprocess.run([sys.executable, "-m", "alignment.run", "threads=1", *arguments], capture_output=True,
+                          text=True, cwd=ROOT, timeout=800)
 
 
 def record(folder: Path) -> dict:  # type: ignore[type-arg]
@@ -86,6 +87,14 @@ def test_one_ppo_key_reruns_ppo_and_what_hangs_on_it(runs: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     stages = record(runs / "ppo_fin" / "key")["stages"]
     assert [name for name, stage in stages.items() if stage["status"] == "ran"] == ["ppo", "evaluate"]
+
+
+def test_grpo_takes_the_place_of_ppo_after_the_same_stages(runs: Path) -> None:
+    done = finalign("recipe=grpo_fin", "scale=tiny", f"runs_dir={runs}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = record(runs / "grpo_fin" / "seed1-tiny")["stages"]
+    assert [name for name, stage in stages.items() if stage["status"] == "ran"] == ["grpo", "evaluate"]
+    assert "grpo - sft" in (runs / "grpo_fin" / "seed1-tiny" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_same_command_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
