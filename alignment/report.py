@@ -22,6 +22,7 @@ from alignment import charts
 from alignment.alarms import TOLD
 from alignment.charts import Line, Whisker
 from alignment.metrics import Metric, documented
+from alignment.pair_sources import pair_sources
 from alignment.run_folder import Run, read_run
 from data.schema import UserError
 
@@ -47,8 +48,9 @@ def write_report(run_dir: Path) -> Path:
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         run=run.record, folder=run.folder.name, config=run.config, evaluations=[
             evaluation_section(name, report) for name, report in run.evaluations.items()],
-        curves=curves(run), samples=samples(run), stages=stages(run), provenance=provenance(run.record),
-        started=datetime.datetime.fromtimestamp(run.record.get("started", 0), datetime.UTC))
+        sources=pair_sources(run), curves=curves(run), samples=samples(run), stages=stages(run),
+        provenance=provenance(run.record), started=datetime.datetime.fromtimestamp(
+            run.record.get("started", 0), datetime.UTC))
     path = run_dir / "report.html"
     path.write_text(visible(page), encoding="utf-8", errors="backslashreplace")
     return path

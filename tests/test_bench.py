@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.bench.desk import FIRST, JUDGED, NEXT, SHOWN, first_pages, judgments, table
 from tests.bench.floor import forward, iteration
 from tests.bench.packing import computed
 from tests.bench.ppo import rows, write_docs
 from tests.bench.ppo_case import LIMIT, PROMPT, RAGGED, SIZES, Case
+from tests.data.annotate.desk_opened import completions, look, opened
 
 SMALL = SIZES["0.7M"]
 
@@ -46,6 +48,16 @@ def test_the_floor_is_two_operations_a_weight_and_token() -> None:
 
 def test_what_is_computed_is_the_longest_row_of_each_batch() -> None:
     assert computed([3, 1, 2, 5], 2) == 6 + 10 and computed([3, 1, 4], 2) == 6 + 4
+
+
+def test_the_desks_waits_are_those_of_a_server_that_answers(tmp_path: Path) -> None:
+    opened(tmp_path, completions(5)).close()
+    waited = {FIRST: first_pages(tmp_path / "annotations.db", 1), **judgments(tmp_path / "annotations.db", 3)}
+    assert {name: len(seconds) for name, seconds in waited.items()} == {FIRST: 1, NEXT: 3, SHOWN: 3, JUDGED: 3}
+    assert len(look(tmp_path / "annotations.db").judgments) == 3
+    assert table({FIRST: [0.5, 1.5, 0.75], NEXT: [0.002]})[2:] == [
+        "| the command to the first page | 3 | 750 ms | 500 ms | 1,500 ms |",
+        "| the next task | 1 | 2 ms | 2 ms | 2 ms |"]
 
 
 def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ def prepared(places: Sequence[str], plan: Plan, rules: Rules) -> Ready:
     right, walked = read_verdicts(material, rules.verdicts) if rules.verdicts is not None else ({}, {})
     guideline = guideline_of(rules)
     batch = batch_of(places, plan, rules, guideline)
-    return Ready(material, batch, guideline, tasks(material, plan, batch, right=right, walked=walked,
-                                                   judge=rules.judge))
+    made = tasks(material, plan, batch, right=right, walked=walked, judge=rules.judge)
+    if rules.suggestions == "shown" and made.suggestions and any(task.gold is not None for task in made.tasks):
+        raise UserError("--suggestions shown: gold tasks would be known by their having none; leave out --gold and the "
+                        "rows' `gold`, or keep suggestions hidden")
+    return Ready(material, batch, guideline, made)
 
 
 def guideline_of(rules: Rules) -> Guideline:

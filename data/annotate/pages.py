@@ -160,7 +160,9 @@ def agreement_part(request: Request) -> Response:
     """The agreement of all, for those who may see others' judgments."""
     if not _sees_agreement(request):
         raise Refused("not_found", "agreement is shown to adjudicators")
-    content = importlib.import_module("data.annotate.agreement_page").content(request.app.state.desk.snapshot())
+    person = _person(request)
+    content = importlib.import_module("data.annotate.agreement_page").content(
+        request.app.state.desk.snapshot(), whole=person is not None and person.role == "adjudicator")
     return _page("agreement.html.jinja", request, **content)
 
 

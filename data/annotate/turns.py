@@ -94,7 +94,7 @@ def assign(connection: Connection, task: Task, turn: Turn) -> Assignment:
     batch = get(connection, Batch, task.batch_id)
     seed = turn.seed_of(task)
     shown = batch.suggestions == "shown" and connection.execute(
-        select(exists().where(SUGGESTIONS.c.task_id == task.id))).scalar_one()
+        select(exists().where(SUGGESTIONS.c.task_id == (task.repeat_of or task.id)))).scalar_one()
     assignment = Assignment(
         id=str(uuid.uuid4()), task_id=task.id, annotator=turn.annotator.name, slots=slots_of(task, seed), seed=seed,
         created_at=turn.moment, leased_until=turn.until, role=turn.annotator.role, suggestion_shown=bool(shown),

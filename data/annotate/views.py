@@ -125,7 +125,11 @@ def own_progress(connection: Connection, annotator: Annotator, moment: str, *, l
 
 
 def batch_progress(connection: Connection, annotator: Annotator, moment: str) -> list[dict[str, Any]]:
-    """Of each batch: its tasks, how many have all their judgments, and about how many the annotator will still have."""
+    """Of each batch: the tasks the annotator has had and will have, how many are done, about how many are left.
+
+    An adjudicator is told of the batch's own tasks, and how many have all their judgments. Annotators are not: that
+    count goes up with each of their verdicts but those on gold and repeated tasks.
+    """
     t, a = TASKS.c, ASSIGNMENTS.c
     others = select(a.task_id, func.count().label("count")).where(a.role == "annotator", or_(
         a.state == "judged", (a.state == "open") & (a.leased_until > moment) & (a.annotator != annotator.name)
@@ -144,9 +148,13 @@ def batch_progress(connection: Connection, annotator: Annotator, moment: str) ->
         .outerjoin(others, others.c.task_id == t.id).outerjoin(judged, judged.c.task_id == t.id)
         .outerjoin(mine, mine.c.task_id == t.id).group_by(t.batch_id))
     counts = {row.batch_id: row for row in rows}
-    return [{"id": batch.id, "name": batch.name, "tasks": row.tasks if row else 0, "done": row.done if row else 0,
-             "left_for_me": left_of(batch, row) if row else 0}
-            for batch in records(connection, Batch) for row in [counts.get(batch.id)]]
+    found = []
+    for batch in records(connection, Batch):
+        row = counts[batch.id]  # every batch has a task: an import that makes none is refused
+        left = left_of(batch, row)
+        whole = (row.tasks, row.done) if annotator.role == "adjudicator" else (int(row.had) + left, int(row.had))
+        found.append({"id": batch.id, "name": batch.name, "tasks": whole[0], "done": whole[1], "left_for_me": left})
+    return found
 
 
 def left_of(batch: Batch, row: Any) -> int:

@@ -139,6 +139,8 @@ _WORDS: dict[str, tuple[str, str]] = {  # name -> English, Chinese
                          "here, and python -m data.annotate agreement shows it in the terminal.",
                          "为保证独立判断，看不到他人的判断。仲裁者可在此查看一致性，"
                          "或在终端运行 python -m data.annotate agreement。"),
+    "agreement.blocks": ("Whole sets of {} tasks of each person are counted, so that nothing is told of any one task.",
+                         "每人每满 {} 题统计一次，以免透露任何一题的情况。"),
     "agreement.people": ("people", "人数"),
     "agreement.items": ("items", "条目"),
     "agreement.percent": ("percent", "一致率"),
@@ -178,7 +180,7 @@ _WORDS: dict[str, tuple[str, str]] = {  # name -> English, Chinese
     **{f"do.answer_{letter}": (f"Go to answer {letter.upper()}", f"到回答 {letter.upper()}") for letter in "abcdef"},
     **{f"do.rank_{n}": (f"Place {n}", f"第 {n} 名") for n in range(1, 10)},
     **{f"do.rate_{n}": (f"Rate {n}", f"打 {n} 分") for n in range(1, 11)},
-    "do.right": ("Right", "正确"), "do.neutral": ("Neither", "无所谓"), "do.wrong": ("Wrong", "错误"),
+    "do.right": ("Right", "正确"), "do.neutral": ("Neither", "中性"), "do.wrong": ("Wrong", "错误"),
     "do.first_error": ("First error", "第一个错误"),
     "do.correct": ("Correct it", "更正"),
     "do.decline": ("No correction", "不更正"),

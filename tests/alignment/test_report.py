@@ -241,6 +241,29 @@ def test_a_folder_that_is_no_run(tmp_path):
     assert report.main([str(tmp_path)]) == 2
 
 
+def test_pairs_are_told_by_source(tmp_path):
+    """Counts, weights and strengths of people's and the judge's pairs, and what each reward model makes of them."""
+    folder = fake_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    accuracy = {"value": 0.75, "low": 0.5, "high": 0.9, "n": 12}
+    record["stages"] |= {
+        "pairs": {"kind": "pairs", "metrics": {
+            "pairs": 300, "origin.human": 41, "origin.rule": 259, "weight.human": 82.0, "weight.rule": 259.0,
+            "strength.human": 0.67, "strength.rule": 1.0, "shared": 16, "agreement": 0.875}},
+        "scorer": {"kind": "reward_model", "metrics": {
+            "accuracy.human": accuracy, "margin.human": 2.31, "accuracy.rule": accuracy | {"value": 0.62}}},
+        "other": {"kind": "reward_model", "metrics": {"accuracy.human": accuracy}}}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text("scorer: {inputs: {pairs: pairs}}\nother: {inputs: {pairs: elsewhere}}\n")
+    page = page_of(folder)
+    text = " ".join(page.text.partition("Preference pairs by source")[2].partition("Learning curves")[0].split())
+    assert "prefer the same answer in 87.5% of 16 comparisons" in text
+    assert "human 41 82 0.67 75% [50%, 90%], 12 pairs 2.31" in text
+    assert "rule 259 259 1 62% [50%, 90%], 12 pairs –" in text
+    assert "scorer: ranked right" in text and "other: ranked right" not in text
+    assert page.open == [] and is_inert(page)
+
+
 def test_the_report_draws_without_heavy_imports(tmp_path):
     """The page is made in well under a second, so nothing slow may be loaded for it."""
     code = ("import sys, alignment.report as r; assert r.main([sys.argv[1]]) == 0; "

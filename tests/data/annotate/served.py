@@ -83,6 +83,14 @@ class Person:
             self.cookie = cookie.split(";")[0]
         return json.loads(content)
 
+    def page(self, path: str) -> str:
+        """A page that says yes."""
+        self.connection.request("GET", path, headers={"Cookie": self.cookie})
+        response = self.connection.getresponse()
+        content = response.read().decode()
+        assert response.status == 200, content
+        return content
+
     def submit(self, assignment: str, name: str | None = None) -> Any:
         return self.call("POST", "submit", id=name or str(uuid.uuid4()), assignment=assignment, lead_time_ms=10,
                          decision={"outcome": "prefer", "preferred": "a", "strength": 1})

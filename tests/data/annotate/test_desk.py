@@ -17,6 +17,7 @@ from data.annotate.ledger import append
 from data.annotate.pairing import Plan
 from data.annotate.records import Annotator, Decision, Suggestion
 from data.annotate.turns import REPEAT_GAP, slots_of
+from data.schema import UserError
 from tests.data.annotate.desk_opened import Visitor, completions, imported, opened
 
 PREFER = {"outcome": "prefer", "preferred": "a", "strength": 2}
@@ -298,6 +299,9 @@ def test_the_counter_beside_the_tasks_tells_no_gold_or_repeated_one(tmp_path: Pa
     sums, shown = [], desk.waiting(anna)
     while shown["current"] is not None:
         mine = shown["progress"]["mine"]
+        assert desk.progress(anna) == {"mine": mine, "batches": [
+            {"id": desk.snapshot().batches[0].id, "name": "batch 1", "tasks": mine["judged"] + mine["left"],
+             "done": mine["judged"], "left_for_me": mine["left"]}]}  # and nothing else
         assert set(shown["progress"]) == {"mine"} and mine["left"] > 0
         sums.append((mine["judged"] + mine["left"], mine["left"]))
         desk.submit(anna, id=str(uuid.uuid4()), assignment=shown["current"]["id"], decision=PREFER)
@@ -309,6 +313,8 @@ def test_the_counter_beside_the_tasks_tells_no_gold_or_repeated_one(tmp_path: Pa
     assert {total for total, left in sums if left > 1} == {sums[0][0]}
     last = [total for total, left in sums if left == 1]
     assert last == list(range(sums[0][0], sums[0][0] + len(last)))
+    (batch,) = desk.progress(desk.sign_in("head", role="adjudicator"))["batches"]
+    assert (batch["tasks"], batch["done"]) == (60, 60)  # of the batch's own tasks, not of anna's
 
 
 # -------------------------------------------------------------------------------------------------------- adjudication
@@ -366,6 +372,25 @@ def test_a_suggestion_is_hidden_or_recorded_as_shown_and_never_counts(tmp_path: 
     assert told["suggestions"][0]["judge"] == "secret-judge" and told["reference"] == "the hidden reference"
     slot = told["suggestions"][0]["decision"]["preferred"]
     assert stored.slots["ab".index(slot)] == snapshot.by_id("tasks")[stored.task_id].candidate_ids[0]
+
+
+def test_a_repeated_task_has_the_suggestion_of_its_first(tmp_path: Path) -> None:
+    """Else it would be known as the one without, where suggestions are shown."""
+    rows = [{"prompt": f"Q{n}?", "chosen": f"right {n}", "rejected": f"wrong {n}", "id": f"r{n}"} for n in range(30)]
+    desk = opened(tmp_path, rows, judge="judge", suggestions="shown", gold_share=0.0, repeat_share=0.5)
+    anna = desk.sign_in("anna")
+    for _ in range(30):
+        lent = desk.next(anna, count=1)[0]
+        assert lent.suggestion_shown and desk.shown("anna", lent.id)["suggestion"]
+        desk.submit(anna, id=str(uuid.uuid4()), assignment=lent.id, decision=PREFER)
+    assert any(task.repeat_of for task in desk.snapshot().tasks)
+
+
+def test_gold_tasks_are_refused_beside_shown_suggestions(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{n}?", "chosen": "right", "rejected": "wrong", "gold": n == 0} for n in range(3)]
+    with pytest.raises(UserError, match="gold tasks would be known by their having none"):
+        opened(tmp_path, rows, judge="judge", suggestions="shown")
+    assert len(opened(tmp_path, rows, judge="judge").snapshot().tasks) == 3
 
 
 def test_two_batches_are_worked_apart_or_together(tmp_path: Path) -> None:

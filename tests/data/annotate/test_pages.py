@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from data.annotate.agreement_page import BLOCK
 from data.annotate.app import Options, create_app
 from data.annotate.characters import parts
 from data.annotate.desk import Desk
@@ -131,22 +134,44 @@ def test_differences_need_two_answers(tmp_path: Path) -> None:
 
 
 def test_agreement_is_for_adjudicators_unless_the_server_shows_it(tmp_path: Path) -> None:
-    desk = opened(tmp_path, plan=Plan(overlap=2))
+    desk = opened(tmp_path, completions(BLOCK), plan=Plan(overlap=2))
     anna, ben = Guest(desk, "anna"), Guest(desk, "ben")
     anna.work()
     ben.work()
     anna.page("/progress/agreement", status=404)
     assert "Others' judgments stay unseen" in read(anna.page("/progress")).text
     page = read(Guest(desk, "anna", show_agreement=True).page("/progress/agreement")).text
-    assert "verdict" in page and "ben" in page and "Cohen" in page
+    assert "verdict" in page and "ben" in page and "Cohen" in page and f"sets of {BLOCK} tasks" in page
     desk.sign_in("umpire", role="adjudicator")
     umpire = Guest(desk)
     umpire.page(f"/enter?key={Signer(desk.secret()).sign('invite', 'umpire')}")
     umpire.csrf = umpire.get("session")["csrf"]
-    assert "Cohen" in umpire.page("/progress/agreement")
+    page = umpire.page("/progress/agreement")
+    assert "Cohen" in page and f"sets of {BLOCK} tasks" not in page
     shown = umpire.post("next")["current"]
     if shown is not None:
         assert "What others decided" in umpire.page(f"/task/{shown['id']}")
+
+
+def test_agreement_tells_annotators_nothing_of_one_task(tmp_path: Path) -> None:
+    """The page stays as it is, whatever a verdict was and on whichever kind of task, until a whole set is judged."""
+    rows = [{"prompt": f"Q{n}?", "chosen": f"right {n}", "rejected": f"wrong {n}", "gold": n < 20, "id": f"r{n}"}
+            for n in range(80)]
+    desk = opened(tmp_path, rows, plan=Plan(overlap=2), gold_share=0.3, repeat_share=0.1)
+    anna, ben = Guest(desk, "anna", show_agreement=True), Guest(desk, "ben")
+    for _ in range(30):
+        ben.decide()
+    pages = [(0, anna.page("/progress/agreement"))]
+    for number in range(1, 2 * BLOCK + 3):
+        anna.decide()
+        if number % 7 == 0:
+            anna.post("undo", id=str(uuid.uuid4()))
+            pages.append((number, anna.page("/progress/agreement")))
+            anna.decide(outcome="tie")
+        pages.append((number, anna.page("/progress/agreement")))
+    assert {row.task_id for row in desk.snapshot().judgments if row.annotator == "anna"} & {
+        task.id for task in desk.snapshot().tasks if task.gold is not None}
+    assert [number for (_, one), (number, other) in itertools.pairwise(pages) if one != other] == [BLOCK, 2 * BLOCK]
 
 
 def test_progress_tells_ones_own_judgments(tmp_path: Path) -> None:
