@@ -108,7 +108,9 @@ def _messages(value: object, *, where: str) -> list[Message]:
 
 
 def as_messages(value: object, role: str, *, where: str) -> list[Message]:
-    """A prompt or completion column: a text is one message of `role`."""
+    """A prompt or completion column: a text is one message of `role`. Raises UserError."""
+    if isinstance(value, bool | int | float):
+        raise UserError(f"{where} is {shown(value)}; it must be text or a list of messages")
     return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, where=where)
 
 

@@ -206,6 +206,8 @@ def form_of(row: Mapping[str, Any], *, where: str) -> str:
     near = [(name, match[0]) for name in row if name not in known
             and (match := difflib.get_close_matches(name, known, n=1))]
     hint = f"; did you mean `{near[0][1]}` by {near[0][0]!r}?" if near else ""
+    if nothing := [name for name in known if name in row and row[name] is None]:
+        hint += f"; field {nothing[0]!r} is null: fill it in, or delete the row"
     raise UserError(f"{where}: has the fields {sorted(row)}; a row has {wanted}{hint}")
 
 
@@ -312,7 +314,8 @@ def _read_steps(row: dict[str, Any], material: Material, *, generator: str, wher
     """TRL's stepwise rows: a solution's steps, each with a label."""
     steps, labels = row["completions"], row["labels"]
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step for step in steps):
-        raise UserError(f"{where}: field 'completions' is {shown(steps)}; it must be a list of steps")
+        raise UserError(f"{where}: field 'completions' is {shown(steps)}; it must be a list of steps, each of them "
+                        "text and none empty")
     if not isinstance(labels, list) or len(labels) != len(steps) or not all(isinstance(x, bool) for x in labels):
         raise UserError(f"{where}: field 'labels' is {shown(labels)}; it must be true or false for each of the "
                         f"{len(steps)} completions")

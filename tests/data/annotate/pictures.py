@@ -128,6 +128,7 @@ def take_all(browser: Browser, folder: Path) -> None:
     browser.send("Enter")
 
     browser.press("1", "2", "e")
+    browser.js("document.activeElement.select()")
     browser.write("PE: 78 / 5.2 = 15 times")
     browser.sees("Draft saved", "#saved")
     take(browser, folder / "desk-steps.png")

@@ -24,6 +24,7 @@ from tests.data.annotate.browser import (
     text_of,
 )
 from tests.data.annotate.desk_opened import look
+from tests.data.annotate.trained import small_base, train_on
 
 STEPS = "EPS: 260 / 50 = 5.2 dollars\nPE: 78 / 5.2 = 16 times\nAnswer: 16 times"
 pytestmark = pytest.mark.slow
@@ -44,7 +45,8 @@ def profile(tmp_path: Path) -> Path:
 # --------------------------------------------------------------------------------------------------- every kind of task
 
 
-def test_every_kind_of_task_by_keyboard_then_undo_after_a_restart_then_export(database: Path, profile: Path) -> None:
+def test_every_kind_of_task_by_keyboard_then_undo_after_a_restart_then_an_export_that_trains(
+        database: Path, profile: Path, tmp_path: Path) -> None:
     import_rows(database, rows("Which margin?", RIGHT, WRONG, evidence=EVIDENCE), "--batch", "one")
     import_rows(database, rows("毛利率是多少？", "答案: 50%", "答案: 40%", language="zh"), "--batch", "two")
     import_rows(database, rows("Same?", "Answer: 7", "Answer: seven"), "--batch", "three")
@@ -78,7 +80,10 @@ def test_every_kind_of_task_by_keyboard_then_undo_after_a_restart_then_export(da
         browser.sees("All done")
         check_decisions(database)
         assert len([each for each in look(database).judgments if each.status == "void"]) == 2
-        check_export(database)
+        exported = check_export(database)
+    made, scored = train_on(exported, small_base(tmp_path / "base", [RIGHT, WRONG, STEPS]), tmp_path / "trained")
+    assert made["origin.human"] == 1 + 2 + 5 + 1 + 1  # a preference, a rewrite, a ranking, ratings, a corrected step
+    assert made["process"] == 1 and scored["train_rows"] == made["train"]
 
 
 def judge(browser: Browser, question: str) -> None:
@@ -157,12 +162,14 @@ def check_decisions(database: Path) -> None:
         "skip": "no question at all", "flag": "no question at all"}
 
 
-def check_export(database: Path) -> None:
+def check_export(database: Path) -> Path:
+    """The file, which holds what was judged."""
     out = database.with_name("pairs.jsonl")
     assert main(["export", str(out), "--db", str(database)]) == 0
     exported = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     chosen = {row["chosen"] if isinstance(row["chosen"], str) else row["chosen"][-1]["content"] for row in exported}
     assert {RIGHT, "毛利率是四成（40%）", "good"} <= chosen
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- the input method

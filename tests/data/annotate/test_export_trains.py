@@ -13,27 +13,16 @@ from transformers import AutoModelForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.data_utils import is_conversational
 
-from alignment.models import load_policy, load_tokenizer, new_model, save_policy
-from alignment.stages import dpo, pairs, reward_model
+from alignment.models import load_policy, load_tokenizer
 from data.annotate.export import export, write_export
 from data.annotate.policy import FORMATS, Policy
-from data.rows import write_rows
-from data.schema import Completion, Question, Verdict
-from data.tokenizer import build_tokenizer
-from reward.model import RewardModel
-from tests.alignment.stage_made import make_stage, result
 from tests.data.annotate.desk_made import STEPS, TIE, Desk, busy_desk, prefer, walk
-
-ONE_STEP = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 0, "log_every": 1}
+from tests.data.annotate.trained import small_base, train_on
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = build_tokenizer([*STEPS, "营收 46 亿元", "the answer is 9"] * 20, vocab_size=300)
-    model = new_model(tokenizer, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48, seed=3)
-    save_policy(model, tokenizer, folder)
-    return folder
+    return small_base(tmp_path_factory.mktemp("base"), [*STEPS, "营收 46 亿元", "the answer is 9"])
 
 
 def desk() -> Desk:
@@ -49,37 +38,14 @@ def desk() -> Desk:
     return made
 
 
-def sampled(folder: Path) -> dict[str, Path]:
-    """Two questions with a right and a wrong completion each, judged by the rule."""
-    asked = [Question(id=f"q{number}", source="finance", kind="net_margin", language="en", prompt=f"Question {number}?",
-                      steps=("6 / 40 = 15%",), answer="15%", operand_key=f"q{number}") for number in range(2)]
-    given = [(question, sample) for question in asked for sample in range(2)]
-    write_rows(folder / "given" / "questions.jsonl", asked)
-    write_rows(folder / "given" / "completions.jsonl", [
-        Completion(question_id=question.id, sample=sample, text=f"Answer: {15 + sample}%", finish_reason="stop")
-        for question, sample in given])
-    write_rows(folder / "verdicts" / "verdicts.jsonl", [
-        Verdict(question_id=question.id, sample=sample, correct=sample == 0, judge="rule")
-        for question, sample in given])
-    return {"completions": folder / "given", "verdicts": folder / "verdicts"}
-
-
 @pytest.mark.parametrize(("form", "ending"), [("trl", ".jsonl"), ("finalign", ".parquet")])
 def test_an_export_trains_a_reward_model_and_a_policy(form: str, ending: str, base: Path, tmp_path: Path) -> None:
     """`pairs.human=FILE` beside the rule's pairs, then a step of each stage; people's accuracy has its own line."""
     file = tmp_path / f"human{ending}"
     write_export(file, desk().snapshot(), Policy(format=form, ties="keep"))
-    both = make_stage(tmp_path / "both", "pairs", inputs=sampled(tmp_path), human=str(file), dev_fraction=0.3)
-    pairs.run(both)
-    assert (result(both)["origin.human"], result(both)["origin.rule"]) == (11 + 2 + 12, 2)
-    scorer = make_stage(tmp_path / "rm", "reward_model", inputs={"model": base, "pairs": both.output}, **ONE_STEP)
-    reward_model.run(scorer)
-    assert result(scorer)["train_rows"] == result(both)["train"]
-    assert result(scorer)["accuracy.human"]["n"] > 0
-    RewardModel.load(scorer.output)
-    policy = make_stage(tmp_path / "dpo", "dpo", inputs={"policy": base, "pairs": both.output}, **ONE_STEP)
-    dpo.run(policy)
-    assert not torch.equal(load_policy(policy.output).lm_head.weight, load_policy(base).lm_head.weight)
+    made, scored = train_on(file, base, tmp_path)
+    assert (made["origin.human"], made["origin.rule"]) == (11 + 2 + 12, 2)
+    assert scored["train_rows"] == made["train"] and scored["accuracy.human"]["n"] > 0
 
 
 def test_the_forms_are_trls() -> None:
