@@ -19,11 +19,11 @@ LEARNT = ("accuracy", "margin")  # of a reward model
 def pair_sources(run: Run) -> list[dict[str, Any]]:
     """A table for each stage that made pairs: a row an origin, columns of each reward model that learnt from them."""
     stages: Mapping[str, Mapping[str, Any]] = run.record.get("stages", {})
-    config = yaml.safe_load(run.config) or {}
+    config = inputs_of(run.config)
     found = []
     for name, made in of_kind(stages, "pairs"):
         models = [(model, metrics) for model, metrics in of_kind(stages, "reward_model")
-                  if ((config.get(model) or {}).get("inputs") or {}).get("pairs", name) == name]
+                  if config.get(model, {}).get("pairs", name) == name]
         origins = [metric.partition(".")[2] for metric in made if metric.startswith("origin.")]
         if origins:
             found.append({
@@ -34,6 +34,17 @@ def pair_sources(run: Run) -> list[dict[str, Any]]:
                     "models": [{metric: metrics.get(f"{metric}.{origin}") for metric in LEARNT}
                                for _, metrics in models]} for origin in origins]})
     return found
+
+
+def inputs_of(config: str) -> dict[str, Mapping[str, str]]:
+    """stage -> its inputs, of a resolved config; nothing where it is not one, as the report shows any file."""
+    try:
+        parsed = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    stages = parsed.items() if isinstance(parsed, dict) else ()
+    return {name: stage["inputs"] for name, stage in stages
+            if isinstance(stage, dict) and isinstance(stage.get("inputs"), dict)}
 
 
 def of_kind(stages: Mapping[str, Mapping[str, Any]], kind: str) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.annotate.cli import main as annotate
-from data.rows import write_rows
+from data.rows import read_rows, write_rows
 from data.schema import Completion, Question
 from data.tokenizer import build_tokenizer
 from reward.model import ModelReward
@@ -42,8 +42,8 @@ def test_people_are_asked_about_the_pairs_the_model_is_least_sure_of(model: Path
     file, database = tmp_path / "scores.jsonl", tmp_path / "desk.db"
     assert main([str(model), str(sample), str(file)]) == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    questions = [Question.from_json(json.loads(line)) for line in (sample / "questions.jsonl").open()]
-    completions = [Completion.from_json(json.loads(line)) for line in (sample / "completions.jsonl").open()]
+    questions = read_rows(sample / "questions.jsonl", Question)
+    completions = read_rows(sample / "completions.jsonl", Completion)
     expected = ModelReward.load(model)([questions[number // 4] for number in range(12)], completions).total
     assert [row["score"] for row in rows] == pytest.approx(expected) and len(set(expected)) == 12
 
