@@ -145,7 +145,7 @@ def loads_by_name(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func).rpartition(".")[2]
             named = ast.unparse(node.args[0]).lstrip("f").strip("'\"") if node.args else ""
-            if call in LOADERS or (call == "import_module" and not named.startswith(("alignment.", "reward.", "data."))):
+            if call in LOADERS or (call == "import_module" and named.split(".")[0] not in FIRST_PARTY):
                 found.append(f"line {node.lineno}: {call}")
     return found
 
