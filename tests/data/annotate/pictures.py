@@ -8,13 +8,17 @@ Not a test. Look at each picture before it is committed.
 from __future__ import annotations
 
 import base64
+import random
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.data.annotate.browser import Browser, Server, import_rows, rows
+from data.annotate.desk import Desk
+from data.annotate.guard import Signer
+from tests.data.annotate.browser import Browser, Server, import_rows, pairs, rows
 
 WIDTH, HEIGHT = 1280, 800
 EVIDENCE = """**Consolidated income statement** (EUR million)
@@ -74,6 +78,22 @@ def fill(database: Path) -> None:
                                        "are 50 million shares. What is the PE ratio?", STEPS)))
     for name, kind, given in batches:
         import_rows(database, given, "--batch", name, "--kind", kind)
+
+
+def fill_judged(database: Path) -> str:
+    """Pairs that two people have judged, mostly alike; the key by which an adjudicator comes in."""
+    import_rows(database, pairs(30), "--batch", "Additions", "--overlap", "2")
+    desk, draw = Desk.open(str(database)), random.Random(7)
+    for name in ("ann", "bea"):
+        person = desk.sign_in(name)
+        while lent := desk.next(person, count=1):
+            right = next(slot["slot"] for slot in desk.shown(name, lent[0].id)["slots"] if "think" not in slot["text"])
+            slot = right if draw.random() < 0.85 else "ab".replace(right, "")
+            desk.submit(person, id=str(uuid.uuid4()), assignment=lent[0].id, lead_time_ms=draw.randrange(4_000, 30_000),
+                        decision={"outcome": "prefer", "preferred": slot, "strength": draw.choice((1, 2, 2, 3))})
+    key = Signer(desk.secret()).sign("invite", desk.sign_in("umpire", role="adjudicator").name)
+    desk.close()
+    return key
 
 
 def take(browser: Browser, path: Path) -> None:
@@ -141,6 +161,17 @@ def take_all(browser: Browser, folder: Path) -> None:
     take(browser, folder / "desk-progress.png")
 
 
+def take_agreement(browser: Browser, folder: Path, key: str) -> None:
+    """What an adjudicator sees of everybody's judgments."""
+    browser.cdp("Emulation.setDeviceMetricsOverride", width=WIDTH, height=1100, deviceScaleFactor=1, mobile=False)
+    browser.driver.get(f"{browser.url}enter?key={key}")
+    browser.task()
+    browser.press("q")
+    browser.sees("Cohen", "#agreement")
+    browser.js("document.getElementById('agreement').previousElementSibling.scrollIntoView()")
+    take(browser, folder / "desk-agreement.png")
+
+
 def main(argv: Sequence[str]) -> int:
     """Takes them all into a folder."""
     if len(argv) != 1:
@@ -151,6 +182,10 @@ def main(argv: Sequence[str]) -> int:
         fill(database)
         with Server(database) as server, Browser(server.url, Path(scratch) / "profile") as browser:
             take_all(browser, Path(argv[0]))
+        judged = Path(scratch) / "judged.db"
+        key = fill_judged(judged)
+        with Server(judged) as server, Browser(server.url, Path(scratch) / "another profile") as browser:
+            take_agreement(browser, Path(argv[0]), key)
     return 0
 
 
