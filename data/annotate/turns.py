@@ -8,10 +8,11 @@ task at most: whoever comes back finds the answers in the order they were first 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, func, or_, select, update
@@ -197,27 +198,37 @@ def again(connection: Connection, batch: Batch, turn: Turn) -> Task | None:
 
 def disputed(connection: Connection, turn: Turn) -> Task | None:
     """The next task that people have judged in full and not alike, and that no adjudicator has or has settled."""
-    t = TASKS.c
-    of_batch = [t.batch_id == turn.batch] if turn.batch is not None else []
-    settled = exists().where(ASSIGNMENTS.c.task_id == t.id, ASSIGNMENTS.c.role == "adjudicator", or_(
-        ASSIGNMENTS.c.annotator == turn.annotator.name, ASSIGNMENTS.c.state == "judged",
-        and_(ASSIGNMENTS.c.state == "open", ASSIGNMENTS.c.leased_until > turn.moment)))
+    found = next(disputes(connection, turn.annotator.name, turn.moment, batch=turn.batch), None)
+    return None if found is None else get(connection, Task, found[0])
+
+
+def disputes(connection: Connection, adjudicator: str, moment: str, *, batch: str | None = None
+             ) -> Iterator[tuple[str, str]]:
+    """(task, batch) of all such tasks, most urgent first."""
+    t, j, a = TASKS.c, JUDGMENTS.c, ASSIGNMENTS.c
+    of_batch = [t.batch_id == batch] if batch is not None else []
+    settled = exists().where(a.task_id == t.id, a.role == "adjudicator", or_(
+        a.annotator == adjudicator, a.state == "judged", and_(a.state == "open", a.leased_until > moment)))
     judged = select(func.count()).select_from(ASSIGNMENTS).where(
-        ASSIGNMENTS.c.task_id == t.id, ASSIGNMENTS.c.state == "judged",
-        ASSIGNMENTS.c.role == "annotator").scalar_subquery()
-    for row in connection.execute(select(TASKS).where(*of_batch, judged >= 2, judged >= t.min_judgments, ~settled)
-                                  .order_by(t.priority.desc(), t.seq)).all():
-        if len({says(each.decision) for each in standing(connection, row.id)}) > 1:
-            return record(Task, row)
-    return None
+        a.task_id == t.id, a.state == "judged", a.role == "annotator").scalar_subquery()
+    rows = connection.execute(select(t.id.label("task"), t.batch_id, j.id, j.body).join(JUDGMENTS, j.task_id == t.id)
+                              .where(*of_batch, judged >= 2, judged >= t.min_judgments, ~settled, *_deciding())
+                              .order_by(t.priority.desc(), t.seq, j.seq))
+    for task, judgments in itertools.groupby(rows, lambda row: (row.task, row.batch_id)):
+        if len({says(record(Judgment, row).decision) for row in judgments}) > 1:
+            yield task
 
 
 def standing(connection: Connection, task_id: str) -> list[Judgment]:
     """The annotators' decisions on a task that count, in order; without skips and flags."""
+    return records(connection, Judgment, JUDGMENTS.c.task_id == task_id, *_deciding())
+
+
+def _deciding() -> list[Any]:
+    """The conditions that a judgment is an annotator's, counts and decides."""
     j, later = JUDGMENTS.c, JUDGMENTS.alias("later")
-    found = records(connection, Judgment, j.task_id == task_id, j.status == "submitted", j.role == "annotator",
-                    ~exists().where(later.c.supersedes == j.id))
-    return [judgment for judgment in found if judgment.decision.decides]
+    return [j.status == "submitted", j.role == "annotator", j.outcome.not_in(("skip", "flag")),
+            ~exists().where(later.c.supersedes == j.id)]
 
 
 def says(decision: Decision) -> str:

@@ -8,6 +8,7 @@ which an adjudicator alone sees, without names.
 
 from __future__ import annotations
 
+import collections
 import json
 import statistics
 from typing import Any
@@ -27,7 +28,7 @@ from data.annotate.records import (
     Suggestion,
     Task,
 )
-from data.annotate.turns import says, standing
+from data.annotate.turns import disputes, says, standing
 
 TEXT_LIMIT = 200_000  # characters of all answers together that the JSON carries; a page fetches longer ones in parts
 _RECENT = 100  # judgments that the median time is of
@@ -148,13 +149,23 @@ def batch_progress(connection: Connection, annotator: Annotator, moment: str) ->
         .outerjoin(others, others.c.task_id == t.id).outerjoin(judged, judged.c.task_id == t.id)
         .outerjoin(mine, mine.c.task_id == t.id).group_by(t.batch_id))
     counts = {row.batch_id: row for row in rows}
+    settles = annotator.role == "adjudicator"
+    unsettled = left_to_settle(connection, annotator, moment) if settles else None
     found = []
     for batch in records(connection, Batch):
         row = counts[batch.id]  # every batch has a task: an import that makes none is refused
-        left = left_of(batch, row)
-        whole = (row.tasks, row.done) if annotator.role == "adjudicator" else (int(row.had) + left, int(row.had))
+        left = left_of(batch, row) if unsettled is None else unsettled[batch.id]
+        whole = (row.tasks, row.done) if settles else (int(row.had) + left, int(row.had))
         found.append({"id": batch.id, "name": batch.name, "tasks": whole[0], "done": whole[1], "left_for_me": left})
     return found
+
+
+def left_to_settle(connection: Connection, adjudicator: Annotator, moment: str) -> collections.Counter[str]:
+    """By batch: the tasks that people do not agree on and that are this adjudicator's or nobody's yet."""
+    a, t = ASSIGNMENTS.c, TASKS.c
+    lent = connection.execute(select(t.batch_id).join(ASSIGNMENTS, a.task_id == t.id).where(
+        a.annotator == adjudicator.name, a.state == "open")).scalars()
+    return collections.Counter([*lent, *(batch for _, batch in disputes(connection, adjudicator.name, moment))])
 
 
 def left_of(batch: Batch, row: Any) -> int:

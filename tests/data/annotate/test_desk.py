@@ -329,13 +329,15 @@ def test_an_adjudicator_settles_what_people_do_not_agree_on(tmp_path: Path) -> N
             disputed = "Question 1" in current["prompt"][0]["content"] and name == "bea"
             visitor.decide(current, **({"outcome": "both_bad"} if disputed else PREFER | {"preferred": better}))
     judge = desk.sign_in("head", role="adjudicator")
+    assert desk.progress(judge)["mine"]["left"] == 1
     lent = desk.next(judge)
-    assert len(lent) == 1
+    assert len(lent) == 1 and desk.progress(judge)["mine"]["left"] == 1
     shown = desk.shown("head", lent[0].id)
     assert {other["outcome"] for other in shown["others"]} == {"prefer", "both_bad"}
     assert not any(name in str(shown) for name in ("anna", "bea", "secret-model"))
     made = desk.submit(judge, id=str(uuid.uuid4()), assignment=lent[0].id, decision={"outcome": "tie"})
     assert made.role == "adjudicator" and desk.next(judge) == []
+    assert {desk.progress(person)["mine"]["left"] for person in (judge, desk.sign_in("anna"))} == {0}
     assert desk.next(desk.sign_in("other-head", role="adjudicator")) == []
     assert len(desk.snapshot().standing()) == 7
 
