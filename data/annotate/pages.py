@@ -8,6 +8,7 @@ Long answers come in parts, of which the first is in the fragment and the others
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from data.annotate.differences import differences
 from data.annotate.records import Annotator
 from data.annotate.render import rendered
 from data.annotate.told import told
-from data.annotate.words import TAGS, words
+from data.annotate.words import TAGS, term, words
 from data.schema import Language
 
 COOKIE = "desk_language"
@@ -163,7 +164,7 @@ def agreement_part(request: Request) -> Response:
     person = _person(request)
     content = importlib.import_module("data.annotate.agreement_page").content(
         request.app.state.desk.snapshot(), whole=person is not None and person.role == "adjudicator")
-    return _page("agreement.html.jinja", request, **content)
+    return _page("agreement.html.jinja", request, term=functools.partial(term, language=language(request)), **content)
 
 
 def _own(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:

@@ -141,6 +141,7 @@ _WORDS: dict[str, tuple[str, str]] = {  # name -> English, Chinese
                          "或在终端运行 python -m data.annotate agreement。"),
     "agreement.blocks": ("Whole sets of {} tasks of each person are counted, so that nothing is told of any one task.",
                          "每人每满 {} 题统计一次，以免透露任何一题的情况。"),
+    "agreement.and": ("and", "与"),
     "agreement.people": ("people", "人数"),
     "agreement.items": ("items", "条目"),
     "agreement.percent": ("percent", "一致率"),
@@ -208,6 +209,29 @@ _ERRORS = {  # the project's list of errors; a batch's own tags are shown as the
     "unclear": ("unclear", "表述不清"),
     "wrong_language": ("wrong language", "语言不对"), "other": ("other", "其他"),
 }
+
+
+_TERMS = {  # what the numbers of agreement say, as the terminal shows it too -> Chinese
+    "verdict": "判断", "strength": "强度", "rating": "打分", "step": "步骤", "first error": "第一个错误",
+    "correctness": "正确性", "clarity": "清晰度", "all": "全部", "gold tasks": "金标准题", "batch": "批次",
+    "language": "语言", "with others": "与他人", "suggestion shown": "看到建议", "suggestion hidden": "未看到建议",
+    "not recorded": "未记录", "nominal": "名义", "ordinal": "顺序", "interval": "间距", "n/a": "无",
+    "no data": "无数据", "no variation": "无差异", "no overlap": "无重叠", "unknown": "未知", "too quick": "过快",
+    "prefers what is shown first": "偏向先显示的回答", "prefers what is shown second": "偏向后显示的回答",
+    "prefers longer answers": "偏向较长的回答", "prefers shorter answers": "偏向较短的回答",
+    "gets gold tasks wrong": "金标准题判断有误"}
+
+
+def term(text: str, language: Language) -> str:
+    """A term of agreement in a language: `rating: clarity`, `n/a (no data)`. Names and numbers stay as they are."""
+    if language == "en":
+        return text
+    for between, shown, end in ((": ", "：", ""), (" (", "（", "）")):
+        head, found, tail = text.partition(between)
+        if found and head in _TERMS:
+            tail = tail.removesuffix(")") if end else tail
+            return _TERMS[head] + shown + _TERMS.get(tail, tail) + end
+    return _TERMS.get(text, text)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from data.annotate.desk import Desk
 from data.annotate.guard import Signer
 from data.annotate.pages import COMPARED, LONGEST, MOST_STEPS, long_markdown, routes
 from data.annotate.pairing import Plan
-from tests.data.annotate.desk_opened import HOST, SECRET_MODELS, Visitor, completions, opened
+from tests.data.annotate.desk_opened import HOST, SECRET_MODELS, Visitor, completions, imported, opened
 from tests.data.annotate.test_render import Reader, read
 
 
@@ -151,6 +152,31 @@ def test_agreement_is_for_adjudicators_unless_the_server_shows_it(tmp_path: Path
     shown = umpire.post("next")["current"]
     if shown is not None:
         assert "What others decided" in umpire.page(f"/task/{shown['id']}")
+
+
+def test_agreement_speaks_chinese(tmp_path: Path) -> None:
+    """All its words but names; the terminal's are English."""
+    rows = [{"prompt": f"Q{n}?", "chosen": f"right {n}", "rejected": f"wrong {n}, by far", "gold": n < 5, "id": f"r{n}",
+             "language": "zh" if n % 2 else "en"} for n in range(40)]
+    desk = opened(tmp_path, rows, plan=Plan(overlap=3), judge="judge", gold_share=0.2, name="甲")
+    rated = [{"prompt": "Q?", "completion": text, "model": text} for text in ("one", "two")]
+    imported(desk, tmp_path, rated, plan=Plan(kind="rating", overlap=2), name="乙")
+    for name in ("ann", "bea", "cyd"):
+        visitor = Visitor(desk, name)
+        while (current := visitor.post("next")["current"]) is not None:
+            longest = max(current["slots"], key=lambda slot: slot["length"])["slot"]
+            ratings = {slot["slot"]: dict.fromkeys(current["aspects"], 3) for slot in current["slots"]}
+            visitor.decide(current, **({"outcome": "rated", "ratings": ratings} if current["kind"] == "rating" else
+                                       {"outcome": "prefer", "preferred": longest, "strength": 2}))
+    desk.sign_in("umpire", role="adjudicator")
+    umpire = Guest(desk, language="zh")
+    umpire.page(f"/enter?key={Signer(desk.secret()).sign('invite', 'umpire')}")
+    text = read(umpire.page("/progress/agreement")).text
+    assert set(re.findall("[A-Za-z]{2,}", text)) == {
+        "AI", "Cohen", "Fleiss", "ann", "bea", "cyd", "en", "zh", "judge"}
+    for words in ("打分：正确性", "偏向较长的回答（en）", "无（无差异）", "未看到建议", "与他人：ann", "ann 与 bea",
+                  "金标准题", "过快"):
+        assert words in text, words
 
 
 def test_agreement_tells_annotators_nothing_of_one_task(tmp_path: Path) -> None:
