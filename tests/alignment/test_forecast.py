@@ -314,7 +314,7 @@ def test_memory_is_forecast_within_a_quarter(name: str, tmp_path: Path) -> None:
                    cwd=ROOT, timeout=3500)
     record = json.loads((prepared.config.run_dir / "run.json").read_text())
     off = {}
-    for stage in ("sft", "reward_model", "ppo", "dpo"):
+    for stage in ("sft", "judge", "pairs", "reward_model", "ppo", "dpo"):
         measured = record["stages"][stage]["peak_mib"]
         off[stage] = expected[stage] / measured - 1  # type: ignore[operator]
         print(f"{name} {stage}: {measured:.0f} MiB, forecast {expected[stage]:.0f} ({off[stage]:+.0%})")
