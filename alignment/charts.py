@@ -38,7 +38,9 @@ class Whisker:
 
 
 def number(value: float) -> str:
-    """A number as a person writes it: 0.25, 1,200, 3e-05."""
+    """A number as a person writes it: 0.25, 1,200, 3e-05; n/a where there is none."""
+    if not math.isfinite(value):
+        return "n/a"
     if value == 0:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-3:
@@ -50,7 +52,7 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """0.25 as 25%."""
-    return f"{number(100 * value)}%"
+    return f"{number(100 * value)}%" if math.isfinite(value) else "n/a"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -5,6 +5,7 @@ Reads the metrics that the stages `pairs` and `reward_model` gave (alignment/met
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,9 +32,16 @@ def pair_sources(run: Run) -> list[dict[str, Any]]:
                 "agreement": made.get("agreement"), "shared": made.get("shared"),
                 "rows": [{
                     "origin": origin, **{column: made.get(f"{metric}.{origin}") for column, metric in MADE.items()},
-                    "models": [{metric: metrics.get(f"{metric}.{origin}") for metric in LEARNT}
+                    "models": [{metric: known(metrics.get(f"{metric}.{origin}")) for metric in LEARNT}
                                for _, metrics in models]} for origin in origins]})
     return found
+
+
+def known(value: Any) -> Any:
+    """A metric without the numbers that nobody knows, such as the limits of an interval over a single question."""
+    if isinstance(value, Mapping):
+        return {name: known(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def inputs_of(config: str) -> dict[str, Mapping[str, str]]:

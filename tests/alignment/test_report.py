@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import math
 import re
 import subprocess
 import sys
@@ -251,7 +252,8 @@ def test_pairs_are_told_by_source(tmp_path):
             "pairs": 300, "origin.human": 41, "origin.rule": 259, "weight.human": 82.0, "weight.rule": 259.0,
             "strength.human": 0.67, "strength.rule": 1.0, "shared": 16, "agreement": 0.875}},
         "scorer": {"kind": "reward_model", "metrics": {
-            "accuracy.human": accuracy, "margin.human": 2.31, "accuracy.rule": accuracy | {"value": 0.62}}},
+            "accuracy.human": accuracy, "margin.human": 2.31, "margin.rule": math.nan,
+            "accuracy.rule": {"value": 0.62, "low": math.nan, "high": math.nan, "n": 12}}},  # of one question
         "other": {"kind": "reward_model", "metrics": {"accuracy.human": accuracy}}}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text("scorer: {inputs: {pairs: pairs}}\nother: {inputs: {pairs: elsewhere}}\n")
@@ -259,7 +261,7 @@ def test_pairs_are_told_by_source(tmp_path):
     text = " ".join(page.text.partition("Preference pairs by source")[2].partition("Learning curves")[0].split())
     assert "prefer the same answer in 87.5% of 16 comparisons" in text
     assert "human 41 82 0.67 75% [50%, 90%], 12 pairs 2.31" in text
-    assert "rule 259 259 1 62% [50%, 90%], 12 pairs –" in text
+    assert "rule 259 259 1 62% 12 pairs –" in text
     assert "scorer: ranked right" in text and "other: ranked right" not in text
     assert page.open == [] and is_inert(page)
 
