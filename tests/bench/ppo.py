@@ -81,17 +81,18 @@ def make_models(size: Size, folder: Path) -> None:
 
 def make_trl(environment: Path) -> Path:
     """The Python of an environment with TRL 1.12.0 and, but for it, the versions that this project is locked to."""
-    python = environment / "bin" / "python"
-    if not python.exists():
+    python, stamp = environment / "bin" / "python", environment / ".made"
+    if not stamp.exists():
         locked = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
         uv = Path(sys.executable).with_name("uv")
         constraints = environment.with_suffix(".txt")
         constraints.parent.mkdir(parents=True, exist_ok=True)
         constraints.write_text("\n".join(line for line in locked if not line.startswith("trl==")))
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, environment], check=True)
         subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "--constraints", constraints, "--excludes",
                         ROOT / "requirements" / "cpu-excludes.txt",
                         *([] if os.environ.get("UV_FIND_LINKS") else ["--torch-backend=cpu"]), TRL], check=True)
+        stamp.touch()
     return python
 
 
