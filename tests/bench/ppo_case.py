@@ -92,7 +92,8 @@ def peak_mib() -> float:
 
 
 def tell(**found: Any) -> None:
-    print(ANSWER + json.dumps(found), flush=True)
+    """On a line of its own, also where a library's thread is in the middle of one."""
+    print("\n" + ANSWER + json.dumps(found), flush=True)
 
 
 def serve(answer: Callable[[str], dict[str, Any]]) -> None:

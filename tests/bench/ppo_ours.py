@@ -27,7 +27,6 @@ from reward.model import RewardModel
 from tests.bench.ppo_case import LIMIT, PROMPT, Case, serve, work_of
 
 QUESTION = Question(id="q", source="file", kind="any", language="en", prompt="", steps=(), answer="", operand_key="k")
-NO_END = 2**20  # a token that no vocabulary has
 
 
 class Ids:
@@ -101,7 +100,7 @@ class Contender:
 
 def load(folder: Path, case: Case) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
-    model.generation_config.eos_token_id = case.ends or [NO_END]
+    model.generation_config.eos_token_id = list(case.ends)
     return model.float()
 
 
