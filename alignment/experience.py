@@ -43,9 +43,10 @@ class Batch:
         return cls([list(prompt) for prompt in prompts], [list(tokens) for tokens in completions], lengths, mask,
                    *(torch.zeros(mask.shape, device=device) for _ in range(7)))
 
-    def micro_batches(self, rows: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-        """`rows` in groups that are read together, each at most `max_tokens` tokens with padding (or one row)."""
-        return batches(self.prompts, self.completions, rows, max_tokens)
+    def micro_batches(self, rows: Sequence[int], max_tokens: int,
+                      trunk: nn.Module | None = None) -> Iterator[list[int]]:
+        """`rows` in groups that `trunk` reads together, each at most `max_tokens` tokens with padding (or one row)."""
+        return batches(self.prompts, self.completions, rows, max_tokens, trunk=trunk)
 
     def states(self, trunk: nn.Module, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The trunk's states (N, D) before each of the rows' N completion tokens, and those tokens (N,), row by row."""

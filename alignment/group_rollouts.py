@@ -145,7 +145,8 @@ class GroupRollouts:
     def _view(self, batch: Batch) -> None:
         """Log-probabilities by the policy as it is and by the reference."""
         reference = self.policy if self.reference is None else self.reference
-        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), READ_TOKENS)):
+        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), READ_TOKENS,
+                                                    self.policy.base_model)):
             batch.fill(batch.old_logprobs, rows, token_logprobs(self.policy, batch, rows, self.config)[0])
             with adapter_off(self.policy) if self.reference is None else contextlib.nullcontext():
                 batch.fill(batch.reference_logprobs, rows, token_logprobs(reference, batch, rows, self.config)[0])

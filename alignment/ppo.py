@@ -197,7 +197,8 @@ class PpoTrainer:
         """Log-probabilities by the policy as it is and by the reference, the KL between them, the critic's values."""
         config, policy, critic = self.config, self.state.policy, self.state.critic
         reference = policy if self.reference is None else self.reference
-        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), config.micro_batch_tokens)):
+        for rows in self.group.mine(batch.micro_batches(range(len(batch.prompts)), config.micro_batch_tokens,
+                                                    policy.base_model)):
             with autocast(policy, config):
                 states, targets = batch.states(policy.base_model, rows)
                 logprobs, _ = policy_logprobs(policy, states, targets, config)
@@ -262,7 +263,7 @@ class PpoTrainer:
         width = longer.mask.shape[1] - 1
         longer.reference_logprobs[:, :width] = batch.reference_logprobs[list(rows), :width]
         trunk = self.state.policy.base_model if critic.shared else critic.trunk
-        for micro in self.group.mine(longer.micro_batches(range(len(rows)), self.config.micro_batch_tokens)):
+        for micro in self.group.mine(longer.micro_batches(range(len(rows)), self.config.micro_batch_tokens, trunk)):
             with autocast(self.state.policy, self.config):
                 longer.fill(longer.old_values, micro, critic(longer.states(trunk, micro)[0], longer.trust(micro)))
         self.group.add([longer.old_values])

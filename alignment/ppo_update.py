@@ -78,7 +78,7 @@ class PpoUpdates:
         config, policy, critic = self.config, self.state.policy, self.state.critic
         sums = torch.zeros(6, device=batch.mask.device)  # loss, entropy, clipped, ratio, KL of the update, value loss
         largest = 0.0
-        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens)):
+        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens, policy.base_model)):
             with autocast(self.state.policy, self.config), torch.set_grad_enabled(True):
                 states, targets = batch.states(policy.base_model, micro)
                 logprobs, entropies = policy_logprobs(policy, states, targets, config, with_entropy=True)
@@ -126,7 +126,7 @@ class PpoUpdates:
         assert critic is not None and optimizer is not None
         trunk = self.state.policy.base_model if critic.shared else critic.trunk
         total = torch.zeros((), device=batch.mask.device)
-        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens)):
+        for micro in self.group.mine(batch.micro_batches(rows, config.micro_batch_tokens, trunk)):
             with autocast(self.state.policy, self.config):
                 with torch.set_grad_enabled(not critic.shared):
                     states, _ = batch.states(trunk, micro)
@@ -173,7 +173,8 @@ class PpoUpdates:
             batch = Batch.of([row.prompt for row in chosen], [row.completion for row in chosen], state.policy.device)
             gains = torch.tensor([row.gain for row in chosen], device=batch.lengths.device)[:, None] * batch.mask
             loss_sum = torch.zeros((), device=batch.lengths.device)
-            for rows in self.group.mine(batch.micro_batches(range(len(chosen)), config.micro_batch_tokens)):
+            for rows in self.group.mine(batch.micro_batches(range(len(chosen)), config.micro_batch_tokens,
+                                                             state.policy.base_model)):
                 with autocast(self.state.policy, self.config):
                     logprobs, _ = policy_logprobs(state.policy, *batch.states(state.policy.base_model, rows), config)
                 loss = -(logprobs * batch.tokens(gains, rows)).sum() / gains.sum()

@@ -75,14 +75,15 @@ def _keeps_all(trunk: Any) -> bool:
     return plain and not recomputed and type(next(trunk.parameters())).__name__ != "DTensor"
 
 
-def batches(prompts: Sequence[Tokens], completions: Sequence[Tokens], rows: Sequence[int],
-            max_tokens: int) -> Iterator[list[int]]:
+def batches(prompts: Sequence[Tokens], completions: Sequence[Tokens], rows: Sequence[int], max_tokens: int, *,
+            trunk: Any = None) -> Iterator[list[int]]:
     """`rows` in groups whose completions share prompts, or else are of like length; each at most `max_tokens` tokens
-    read, padding included (or one row)."""
+    read, padding included (or one row). `trunk`: who will read them, where it may be one that reads row by row."""
     def size(row: int) -> int:
         return len(prompts[row]) + len(completions[row])
 
-    shares = _shares([prompts[row] for row in rows], [completions[row] for row in rows])
+    shares = (trunk is None or _keeps_all(trunk)) and _shares(
+        [prompts[row] for row in rows], [completions[row] for row in rows])
     ordered = sorted(rows, key=lambda row: (len(prompts[row]), prompts[row], size(row), row) if shares
                      else (size(row), row))
     group: list[int] = []

@@ -105,7 +105,8 @@ class RewardModel(nn.Module):
         """
         scores, was_training = torch.empty(len(prompts)), self.training
         self.eval()
-        for batch in batches(prompts, completions, range(len(prompts)), max_tokens):
+        for batch in batches(prompts, completions, range(len(prompts)), max_tokens,
+                             trunk=self.trunk.base_model):
             ids, mask = pad_rows([(prompts[row], completions[row]) for row in batch])
             scores[batch] = self(ids.to(self.device), mask.to(self.device)).float().cpu()
         self.train(was_training)

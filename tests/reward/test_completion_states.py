@@ -85,3 +85,10 @@ def test_completions_of_a_prompt_stay_together() -> None:
     prompts = [LONG, [*LONG[1:], 3], LONG, [*LONG[1:], 3]]
     completions = [[7], [7, 7, 7], [7, 7, 7], [7]]
     assert list(batches(prompts, completions, range(4), 22)) == [[0, 2], [3, 1]]
+
+
+def test_who_reads_row_by_row_is_given_no_more_than_it_may_read() -> None:
+    prompts, completions = [LONG] * 8, [[7, 8]] * 8
+    assert len(list(batches(prompts, completions, range(8), 40, trunk=TRUNKS["llama"]()))) == 1
+    found = list(batches(prompts, completions, range(8), 40, trunk=TRUNKS["gemma, with a sliding window"]()))
+    assert found == [[0, 1], [2, 3], [4, 5], [6, 7]]  # two rows of 17 tokens each
