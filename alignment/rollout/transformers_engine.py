@@ -2,8 +2,9 @@
 fallback where no vLLM wheel exists.
 
 A batch is left-padded and holds prompts of like length; rows that are finished leave the key-value cache, so ragged
-lengths cost little. Sampling draws the noise that vLLM draws (exponential noise from one generator per request), so
-that the two engines sample the same tokens from the same seeds wherever rounding does not decide.
+lengths cost little. On a CPU each thread decodes a part of it, in a process of its own. Sampling draws the noise that
+vLLM draws (exponential noise from one generator per request), so that the two engines sample the same tokens from the
+same seeds wherever rounding does not decide.
 
 It knows transformers and torch, and nothing of stages or rewards.
 """
@@ -21,10 +22,11 @@ from transformers.cache_utils import DynamicLayer
 from alignment.device import placed
 from alignment.rollout.engine import Generation, Sampling
 from alignment.rollout.requests import check_requests, inference, shortest_first, stop_token_ids
+from alignment.rollout.side_by_side import parts_of, side_by_side
 from data.schema import UserError
 
 ROOM = 32  # spare places in the cache, so that it is copied once in that many tokens
-SHRINK = 0.9  # finished rows leave the cache once fewer than this share of its rows are live
+SHRINK = 0.75  # finished rows leave the cache once fewer than this share of its rows are live
 
 
 class TransformersEngine:
@@ -60,9 +62,13 @@ class TransformersEngine:
         with inference(self.model):
             for start in range(0, len(order), self.max_num_seqs):
                 rows = order[start:start + self.max_num_seqs]
-                batch = self._decode([prompts[i] for i in rows], sampling, [seeds[i] for i in rows])
-                for row, generation in zip(rows, batch, strict=True):
-                    results[row] = generation
+                parts = [[rows[place] for place in part] for part in
+                         parts_of([prompts[row] for row in rows], self.model.device)]
+                made = side_by_side(lambda part: self._decode([prompts[row] for row in part], sampling,
+                                                              [seeds[row] for row in part]), parts)
+                for part, generations in zip(parts, made, strict=True):
+                    for row, generation in zip(part, generations, strict=True):
+                        results[row] = generation
         return [generation for generation in results if generation is not None]
 
     def _decode(self, prompts: list[Sequence[int]], sampling: Sampling, seeds: list[int]) -> list[Generation]:
