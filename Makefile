@@ -1,6 +1,6 @@
 # make setup     the environment in .venv, from nothing (every other target does it first, and skips it when current)
 # make run       the whole chain on the embedded default, then the table and the report's path
-# make test      all tests, the end-to-end ones included
+# make test      all tests, the end-to-end ones included, with `make check` beside them
 # make fast      the tests that take seconds
 # make check     linter and type checker
 # make bench     speed of the rollout engines, side by side; of PPO beside TRL's, and of the annotator's desk, into
@@ -46,8 +46,8 @@ $(STAMP): pyproject.toml requirements/cpu-excludes.txt requirements/lock.txt Mak
 run: setup
 	@$(PY) -m alignment.run recipe=ppo_fin
 
-test: setup check
-	@$(PY) -m pytest -q $(WORKERS)
+test: setup
+	@$(MAKE) -s check & check=$$!; $(PY) -m pytest -q $(WORKERS); tests=$$?; wait $$check && exit $$tests
 
 fast: setup
 	@$(PY) -m pytest -q $(WORKERS) -m "not slow"

@@ -57,7 +57,8 @@ class CriticJudge:
         return found
 
     def walks(self, questions: Sequence[Question], completions: Sequence[Completion]) -> dict[int, str]:
-        """By their places what it says of whole completions; "" of one that it has no room for."""
+        """By their places what it says of whole completions; "" of one that it has no room for. What is said twice is
+        judged once."""
         prompts: dict[int, list[int]] = {}
         for place, (question, completion) in enumerate(zip(questions, completions, strict=True)):
             if completion.finish_reason != "length":
@@ -66,14 +67,16 @@ class CriticJudge:
                                                                        [{"role": "user", "content": text}])
         self.asked += len(prompts)
         said = dict.fromkeys(prompts, "")
-        fitting = [place for place, ids in prompts.items() if ids and ROOM * len(ids) <= self.max_length]
-        if fitting:
-            longest = max(len(prompts[place]) for place in fitting)
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, ids in prompts.items():
+            if ids and ROOM * len(ids) <= self.max_length:
+                places.setdefault(tuple(ids), []).append(place)
+        if places:
             generations = self.engine.generate(
-                [prompts[place] for place in fitting], seeds=[0] * len(fitting),
-                sampling=Sampling(max_new_tokens=(ROOM - 1) * longest, temperature=0.0))
-            for place, each in zip(fitting, generations, strict=True):
-                said[place] = str(self.tokenizer.decode(each.token_ids, skip_special_tokens=True))
+                list(places), seeds=[0] * len(places),
+                sampling=Sampling(max_new_tokens=(ROOM - 1) * max(map(len, places)), temperature=0.0))
+            for alike, each in zip(places.values(), generations, strict=True):
+                said |= dict.fromkeys(alike, str(self.tokenizer.decode(each.token_ids, skip_special_tokens=True)))
         return said
 
     def close(self) -> None:

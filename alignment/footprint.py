@@ -34,9 +34,9 @@ from alignment.preference_kinds import Judge
 
 MIB = 2**20
 FLOAT, HALF = 4, 2  # bytes; every model is loaded and saved in fp32
-LIBRARIES = {Pretrain: 590, Sft: 590, Critic: 590, RewardModel: 565, ProcessReward: 565, Dpo: 610, Ppo: 465, Grpo: 590,
-             Rloo: 590, Sample: 510, Evaluate: 560}  # MiB
-PLAIN = 390  # MiB of a stage that trains and reads nothing: what it shares with the process it is forked from
+LIBRARIES = {Pretrain: 515, Sft: 515, Critic: 515, RewardModel: 490, ProcessReward: 490, Dpo: 535, Ppo: 390, Grpo: 515,
+             Rloo: 515, Sample: 440, Evaluate: 485}  # MiB
+PLAIN = 320  # MiB of a stage that trains and reads nothing: what it shares with the process it is forked from
 JUDGED = 256  # completions that a judge is asked about at a time
 VLLM = 350  # MiB that vLLM adds to that
 READ_TOKENS = 8192  # a batch of alignment/likelihood.py and of RewardModel.score

@@ -68,15 +68,16 @@ class Module:
     data_names: frozenset[str]
 
 
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+def _is_for_others(node: ast.AST) -> bool:
+    """What type checkers alone read, and what a module does as a command."""
+    return isinstance(node, ast.If) and any(name in ast.dump(node.test) for name in ("TYPE_CHECKING", "'__main__'"))
 
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING:`."""
+    """Every node that a stage may come to."""
     yield tree
     for child in ast.iter_child_nodes(tree):
-        if not _is_type_checking(child):
+        if not _is_for_others(child):
             yield from _runtime_nodes(child)
 
 
@@ -100,6 +101,9 @@ def imported_names(tree: ast.AST, *, package: str) -> set[str]:
             base = ".".join(filter(None, [*package.split(".")[:len(package.split(".")) - node.level + 1],
                                           node.module])) if node.level else str(node.module)
             found.update({base} | {f"{base}.{alias.name}" for alias in node.names})
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and (
+                node.func.attr == "import_module") and isinstance(node.args[0], ast.Constant):
+            found.add(str(node.args[0].value))  # what is loaded only where it is asked for
     return found
 
 

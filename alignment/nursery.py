@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import select
 import signal
@@ -162,7 +161,7 @@ def _load(kind: str, log: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     with contextlib.suppress(Exception):  # raised again in the stage, where it can be reported
-        importlib.import_module(f"alignment.stages.{kind}")
+        stage.load(kind)
 
 
 def _become(kind: str, stdin: int, log: int) -> None:

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from alignment.seeds import derive
 from data.schema import UserError
 
 LOST = "by peer"  # of what torch says where another process has gone
+UNUSED = ("sklearn", "scipy")  # which transformers loads where they are there, for what no stage does: a fifth of all
 EVENTS = "events.jsonl"  # in a checkpoint: the metrics logged before it
 
 
@@ -195,9 +197,19 @@ def peak_mib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units, 1)
 
 
+def load(kind: str) -> types.ModuleType:
+    """The kind's module with its libraries, but for those in UNUSED."""
+    with contextlib.ExitStack() as after:
+        for name in UNUSED:
+            if name not in sys.modules:
+                sys.modules[name] = None  # type: ignore[assignment]  # so Python is told that there is no such module
+                after.callback(sys.modules.pop, name)
+        return importlib.import_module(f"alignment.stages.{kind}")
+
+
 def work(stage: Stage) -> None:
     """Runs the kind's module, in one process or as one of several."""
-    module = importlib.import_module(f"alignment.stages.{stage.kind}")
+    module = load(stage.kind)
     if stage.layout == ALONE:
         module.run(stage)
         return
@@ -211,7 +223,7 @@ def main(argv: list[str]) -> int:
     """Exit codes: 0 done, 1 failed, 2 the user's input is wrong (the last event says what)."""
     if argv[0] == "--attached":
         with contextlib.suppress(ImportError):  # raised again below, where it can be reported
-            importlib.import_module(f"alignment.stages.{argv[1]}")
+            load(argv[1])
         stage = load_job(receive_job())
     elif argv[0] == "--rank":
         threading.Thread(target=_end_with_controller, daemon=True).start()

@@ -94,6 +94,17 @@ def test_what_is_cut_off_is_wrong_without_asking_and_what_is_too_long_has_no_ver
     assert found.engine.prompts == 0  # type: ignore[attr-defined]
 
 
+def test_what_several_samples_say_alike_is_asked_once() -> None:
+    planted = list(finance(2))
+    judge = scripted(planted)
+    given = [(planted[place].question, of(planted[place].question, planted[place].text, sample=sample))
+             for sample, place in enumerate((0, 1, 0, 0))]
+    found = judge(*map(list, zip(*given, strict=True)))
+    assert judge.engine.prompts == 2 and judge.asked == 4  # type: ignore[attr-defined]
+    assert [(row.question_id, row.sample, row.step) for row in found if row is not None] == [
+        (question.id, completion.sample, judged_by_rule(question, completion).step) for question, completion in given]
+
+
 def test_a_model_that_has_never_learnt_to_walk_stops_the_run(tmp_path: Path) -> None:
     sampled(tmp_path / "given", questions=2)
     stage = make_stage(tmp_path, "judge", inputs={"completions": tmp_path / "given", "model": EMBEDDED}, judge="critic")

@@ -273,13 +273,13 @@ RECIPE = """# @package _global_
 defaults: [/kind@sft: sft, /kind@sample: sample, /kind@judge: judge, /kind@pairs: pairs,
            /kind@reward_model: reward_model, /kind@ppo: ppo, /kind@dpo: dpo, _self_]
 threads: 1
-sft: {inputs: {model: base}, num_examples: 96, eval_every: 2, dev_examples: 16}
-sample: {inputs: {policy: sft}, num_questions: 32, num_samples: 2, max_new_tokens: 64}
+sft: {inputs: {model: base}, num_examples: 96, eval_every: 2, dev_examples: 8}
+sample: {inputs: {policy: sft}, num_questions: 20, num_samples: 2, max_new_tokens: 40}
 judge: {inputs: {completions: sample}}
 pairs: {inputs: {completions: sample, verdicts: judge}, gold_fallback: always}
 reward_model: {inputs: {model: sft, pairs: pairs}}
 ppo: {inputs: {policy: sft, reward_model: reward_model}, num_iterations: 2, num_prompts: 8, num_samples: 2,
-      question_pool: 16, minibatch_size: 16, critic_warmup: 0, dev_examples: 16, max_new_tokens: 64}
+      question_pool: 16, minibatch_size: 16, critic_warmup: 0, dev_examples: 8, max_new_tokens: 64}
 dpo: {inputs: {policy: sft, pairs: pairs}}
 """
 MODELS: dict[str, tuple[dict[str, Any] | None, int, str]] = {  # its shape, the batch, the optimizer
@@ -307,7 +307,7 @@ def test_memory_is_forecast_within_a_quarter(name: str, tmp_path: Path) -> None:
     arguments = ["recipe=cost", f"model.path={folder}", f"runs_dir={tmp_path / 'runs'}", "rollout=transformers",
                  *(f"{stage}.optimizer={optimizer}" for stage in ("sft", "reward_model", "ppo", "dpo")),
                  *(f"{stage}.{setting}" for stage in ("sft", "reward_model", "dpo")
-                   for setting in (f"batch_size={batch}", "max_steps=3"))]
+                   for setting in (f"batch_size={batch}", "max_steps=2"))]
     prepared = prepare.prepare(load(arguments, config_dirs=[str(tmp_path)]))
     expected = {stage.stage: stage.memory for stage in prepare.costs(prepared).stages}
     subprocess.run([sys.executable, "-m", "alignment.run", "--config-dir", str(tmp_path), *arguments], check=True,

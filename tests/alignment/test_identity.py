@@ -126,6 +126,13 @@ def test_relative_imports(tree: Path) -> None:
     assert {"alignment.losses", "alignment.unrelated"} <= set(code(tree))
 
 
+def test_what_is_loaded_by_name_counts_too(tree: Path) -> None:
+    text = "import importlib\ndef f():\n    return importlib.import_module('alignment.unrelated').B\n"
+    (tree / "reward/rule.py").write_text(text)
+    assert "alignment.unrelated" in code(tree)
+    assert {"alignment.critic_judge", "alignment.local_judge"} <= set(identity.code_parts("judge")[0])
+
+
 def test_every_stage_that_is_there_can_be_read() -> None:
     for kind in KINDS:
         modules, third_party = identity.code_parts(kind)
