@@ -274,7 +274,7 @@ defaults: [/kind@sft: sft, /kind@sample: sample, /kind@judge: judge, /kind@pairs
            /kind@reward_model: reward_model, /kind@ppo: ppo, /kind@dpo: dpo, _self_]
 threads: 1
 sft: {inputs: {model: base}, num_examples: 96, eval_every: 2, dev_examples: 8}
-sample: {inputs: {policy: sft}, num_questions: 20, num_samples: 2, max_new_tokens: 40}
+sample: {inputs: {policy: sft}, num_questions: 32, num_samples: 2, max_new_tokens: 64}
 judge: {inputs: {completions: sample}}
 pairs: {inputs: {completions: sample, verdicts: judge}, gold_fallback: always}
 reward_model: {inputs: {model: sft, pairs: pairs}}
