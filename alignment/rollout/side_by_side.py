@@ -8,6 +8,7 @@ make travels as numbers through a pipe.
 from __future__ import annotations
 
 import array
+import functools
 import os
 import sys
 import threading
@@ -27,8 +28,10 @@ LEAST = 16  # completions that are worth a process
 
 def parts_of(prompts: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
     """The prompts' places, in as many parts as this process has threads and there is work for; like prompts stay
-    together. One part where a fork would not do: off Linux, on a GPU, and beside another thread that computes."""
-    forks = sys.platform == "linux" and device.type == "cpu" and threading.current_thread() is threading.main_thread()
+    together. One part where a fork would not do: off Linux, on a GPU, and where another thread may be computing."""
+    beside = any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+    forks = sys.platform == "linux" and device.type == "cpu" and not beside and (
+        threading.current_thread() is threading.main_thread())
     count = max(1, min(torch.get_num_threads(), len(prompts) // LEAST)) if forks else 1
     distinct: dict[tuple[int, ...], int] = {}
     numbers = [distinct.setdefault(tuple(prompt), len(distinct)) for prompt in prompts]
@@ -45,7 +48,8 @@ def side_by_side(work: Callable[[Part], list[Generation]], parts: Sequence[Part]
     helpers: list[Helper] = []
     try:
         torch.set_num_threads(1)
-        helpers += [Helper(lambda part=part: work(part)) for part in parts[1:]]  # type: ignore[misc]
+        for part in parts[1:]:
+            helpers.append(Helper(functools.partial(work, part)))
         return [work(parts[0]), *(helper.result() for helper in helpers)]
     finally:
         torch.set_num_threads(threads)

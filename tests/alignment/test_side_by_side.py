@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 import threading
@@ -79,6 +80,10 @@ def test_no_fork_on_a_gpu_with_one_thread_or_beside_another_thread() -> None:
     beside.start()
     beside.join()
     assert len(found[0]) == 1
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # which PPO's prefetching has
+        pool.submit(int).result()
+        assert len(parts_of(requests, CPU)) == 1
+    assert len(parts_of(requests, CPU)) == 2
     torch.set_num_threads(1)
     assert len(parts_of(requests, CPU)) == 1
 
