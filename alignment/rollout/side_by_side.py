@@ -76,7 +76,7 @@ class Helper:
             told = array.array("d", file.read())
         self._wait()
         if self._code != 0:
-            how = f"by signal {-self._code} (out of memory?)" if self._code and self._code < 0 else "; see the log"
+            how = f" by signal {-self._code} (out of memory?)" if self._code and self._code < 0 else "; see the log"
             raise RuntimeError(f"a process that generated ended before it was done{how}")
         return as_generations(told)
 
