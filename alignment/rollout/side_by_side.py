@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import functools
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 import torch
 
+from alignment.child import ended_by
 from alignment.rollout.engine import Generation
 from alignment.rollout.shared import as_generations, as_numbers
 
@@ -75,15 +77,14 @@ class Helper:
         with open(self._told, "rb", closefd=False) as file:
             told = array.array("d", file.read())
         self._wait()
-        if self._code != 0:
-            how = f" by signal {-self._code} (out of memory?)" if self._code and self._code < 0 else "; see the log"
-            raise RuntimeError(f"a process that generated ended before it was done{how}")
+        if self._code:
+            raise RuntimeError(f"a process that generated {ended_by(self._code)} before it was done; see the log")
         return as_generations(told)
 
     def end(self) -> None:
         """Ends it, done or not."""
         if self._code is None:
-            os.kill(self.pid, 9)
+            os.kill(self.pid, signal.SIGKILL)
             self._wait()
         os.close(self._told)
 

@@ -99,7 +99,7 @@ def test_a_process_that_fails_is_told_of(killed: bool, capfd: pytest.CaptureFixt
             raise ValueError("no such token")
         return made_of(part)
 
-    with pytest.raises(RuntimeError, match="done by signal 9" if killed else "see the log"):
+    with pytest.raises(RuntimeError, match="was ended by SIGKILL" if killed else "ended with exit code 1"):
         side_by_side(work, [[0], [1]])
     assert killed or "no such token" in capfd.readouterr().err
     assert torch.get_num_threads() == 2 and children() == []
