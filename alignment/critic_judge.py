@@ -49,7 +49,7 @@ class CriticJudge:
             verdict = found[place]
             assert verdict is not None
             try:
-                found[place] = read_walk(reply, completions[place], verdict)
+                found[place] = read_walk(reply, questions[place], completions[place], verdict)
             except Unreadable as error:
                 self.unreadable["walk"] += 1
                 self.examples["walk"] = str(error)

@@ -14,9 +14,9 @@ wrong in a line:
                                          a Change: 46 - 40 = 6 million
 
 So the answer is compared before any step is (as in FinDAP, whose judge looks for steps in wrong solutions alone), each
-line is copied next to the one it is held against, and what is quoted can be looked up in the solution. A verdict hangs
-on all of two lines; the caret, which may be left out, gives it one sign to hang on. A reference has all of a question's
-numbers, so the question is left out. Knows no model.
+line is copied next to the one it is held against, and its letter says which line of the solution is meant. A verdict
+hangs on all of two lines; the caret, which may be left out, gives it one sign to hang on. A reference has all of a
+question's numbers, so the question is left out. Knows no model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from data.finance.generator import solution_text
 from data.schema import Completion, Question, Verdict
 from reward.judge import Unreadable
-from reward.steps import find_step, steps_of
+from reward.steps import steps_of
 
 REFERENCE, SOLUTION = string.ascii_lowercase, string.ascii_uppercase
 RIGHT, WRONG, NONE = "right", "wrong", "none"  # none: the solution ends before it goes wrong
@@ -100,33 +100,30 @@ def marked(line: str, beside: str) -> str:
     return f"{label}{colon}{''.join(pieces[:same + 1])}{MARK}{''.join(pieces[same + 1:])}"
 
 
-def read_walk(reply: str, completion: Completion, verdict: Verdict) -> Verdict:
+def read_walk(reply: str, question: Question, completion: Completion, verdict: Verdict) -> Verdict:
     """The verdict with what a walk says. Raises Unreadable where not even the answer is judged.
 
-    A walk that loses its way after that, or whose quotes are not the solution's, leaves the first wrong step unsaid.
+    The first wrong step is the line of that letter, to the letter copied or not: what the critic never saw in training
+    it cannot copy well, and calls wrong all the same. A walk that loses its way before it, leaves a line out, calls
+    right what it has not copied or corrects by what is no line of the reference, leaves the first wrong step unsaid.
     """
-    lines = reply.split("\n")
-    if len(lines) < 3 or lines[2] not in (RIGHT, WRONG):
+    said = reply.split("\n")
+    if len(said) < 3 or said[2] not in (RIGHT, WRONG):
         raise Unreadable("the walk does not begin with two last lines and whether the answer is right")
-    verdict = dataclasses.replace(verdict, correct=lines[2] == RIGHT, raw=reply)
-    quotes: list[str] = []
-    for start in range(3, len(lines) - 2, 3):
-        quote, said = lines[start + 1][2:].replace(MARK, ""), lines[start + 2]
-        if said == WRONG and start + 3 < len(lines) and not verdict.correct:
-            return _located(verdict, completion, quotes, step=quote, correction=lines[start + 3][2:])
-        if said != RIGHT:
-            break
-        quotes.append(quote)
-    return verdict
-
-
-def _located(verdict: Verdict, completion: Completion, quotes: Sequence[str], *, step: str,
-             correction: str) -> Verdict:
-    place = find_step(completion.text, step, "\n".join(quotes))
-    if isinstance(place, str):
+    verdict = dataclasses.replace(verdict, correct=said[2] == RIGHT, raw=reply)
+    lines = both(question, completion.text)
+    if verdict.correct or lines is None:
         return verdict
-    return dataclasses.replace(verdict, first_error=place.index, prefix=place.prefix, step=place.step,
-                               correction=correction)
+    reference, solution = lines
+    rounds = (said[start:start + 4] for start in range(3, len(said) - 2, 3))
+    for place, (line, (_, copy, judged, *correction)) in enumerate(zip(solution, rounds, strict=False)):
+        if judged == WRONG and copy.split(" ")[0] == line[0] and correction and correction[0] in reference:
+            steps = steps_of(completion.text)
+            return dataclasses.replace(verdict, first_error=place, prefix="".join(steps[:place]), step=steps[place],
+                                       correction=correction[0][2:])
+        if judged != RIGHT or copy != line:
+            break
+    return verdict
 
 
 def compared(questions: Sequence[Question], completions: Sequence[Completion]) -> list[Verdict | None]:

@@ -74,38 +74,51 @@ def test_the_mark_stands_behind_the_first_difference(line: str, beside: str, fou
 def test_a_walk_written_from_the_rules_verdict_reads_back_as_that_verdict() -> None:
     for planted in finance(300):
         rule = judged_by_rule(planted.question, completion(planted.question, planted.text))
-        verdict = read_walk(said(planted.question, planted.text), completion(planted.question, planted.text),
-                            blank(planted.question))
+        verdict = read_walk(said(planted.question, planted.text), planted.question,
+                            completion(planted.question, planted.text), blank(planted.question))
         assert not verdict.correct
         assert (verdict.prefix, verdict.step, verdict.correction) == (rule.prefix, rule.step, rule.correction)
         assert verdict.first_error == planted.first_error
         gold = completion(planted.question, solution_text(planted.question))
-        assert read_walk(said(planted.question, gold.text), gold, blank(planted.question)).correct
+        assert read_walk(said(planted.question, gold.text), planted.question, gold, blank(planted.question)).correct
 
 
 def test_a_solution_that_ends_before_it_goes_wrong_has_no_first_wrong_step() -> None:
     text = "Change: 46 - 40 = 6 million"
     reply = said(GROWTH, text)
     assert reply.endswith("\nright\nnone")
-    verdict = read_walk(reply, completion(GROWTH, text), blank(GROWTH))
+    verdict = read_walk(reply, GROWTH, completion(GROWTH, text), blank(GROWTH))
     assert not verdict.correct and verdict.step is None
 
 
 @pytest.mark.parametrize("reply", ["", "right", "z Answer: 15%\nZ Answer: 25%", "z Answer: 15%\nZ Answer: 25%\nmaybe"])
 def test_a_walk_that_does_not_judge_the_answer_is_no_verdict(reply: str) -> None:
     with pytest.raises(Unreadable):
-        read_walk(reply, completion(GROWTH, SLIPPED), blank(GROWTH))
+        read_walk(reply, GROWTH, completion(GROWTH, SLIPPED), blank(GROWTH))
+
+
+@pytest.mark.parametrize("copy", ["B Growth: 6 / 40 = 3^5%", "B Gro", "B"])
+def test_the_wrong_step_is_the_line_of_that_letter(copy: str) -> None:
+    """Also where it is not copied to the letter: what is quoted is the solution's."""
+    reply = WALK.replace("B Growth: 6 / 40 = 2^5%", copy)
+    verdict = read_walk(reply, GROWTH, completion(GROWTH, SLIPPED), blank(GROWTH))
+    assert (verdict.prefix, verdict.step, verdict.correction, verdict.first_error) == (
+        "Change: 46 - 40 = 6 million\n", "Growth: 6 / 40 = 25%\n", "Growth: 6 / 40 = 15%", 1)
 
 
 @pytest.mark.parametrize("reply", [
-    WALK.replace("B Growth: 6 / 40 = 2^5%", "B Growth: 6 / 40 = 3^5%"),  # a step that the solution does not have
-    WALK.replace("A Change: 46 - 40 = 6 million", "A Change: 46 - 40 = 5 million"),  # nor what stands before it
+    WALK.replace("B Growth: 6 / 40 = 2^5%", "C Growth: 6 / 40 = 2^5%"),  # a letter that the solution does not have
+    WALK.replace("B Growth: 6 / 40 = 2^5%", "Z Answer: 2^5%"),  # a line left out
+    WALK.replace("A Change: 46 - 40 = 6 million", "A Change: 46 - 40 = 5 million"),  # called right and not copied
+    WALK.replace("B Growth: 6 / 40 = 2^5%", "Better"),  # a word is no letter
+    WALK[:-1] + "4%",  # a correction that the reference does not have
+    WALK.replace("\nwrong\nb", "\nright\nb") + WALK[WALK.index("\nb "):] + WALK[WALK.index("\nb "):],  # no end
     "\n".join(WALK.split("\n")[:-1]),  # no correction
     "\n".join(WALK.split("\n")[:5]),  # cut off
     WALK.replace("million\nright", "million\nmaybe"),
 ])
 def test_a_walk_that_loses_its_way_says_nothing_of_steps(reply: str) -> None:
-    verdict = read_walk(reply, completion(GROWTH, SLIPPED), blank(GROWTH))
+    verdict = read_walk(reply, GROWTH, completion(GROWTH, SLIPPED), blank(GROWTH))
     assert not verdict.correct and verdict.raw == reply
     assert verdict.step is verdict.prefix is verdict.correction is verdict.first_error is None
 
