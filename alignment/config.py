@@ -8,6 +8,7 @@ right. This is the one module, with run.py, that knows Hydra.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ from alignment.kinds import KINDS, Rewarded
 from alignment.layout import AUTO, CLUSTERS, STRATEGIES
 from alignment.own_rewards import find_rewards
 from alignment.plan import BASE, nearest
+from alignment.preference_kinds import Judge
 from data.schema import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -146,6 +148,7 @@ class RunConfig:
         return OmegaConf.to_yaml(OmegaConf.create(head | groups | stages))
 
 
+@functools.cache
 def register() -> None:
     """Makes the kinds and the root's keys known to Hydra."""
     known = ConfigStore.instance()
@@ -245,6 +248,8 @@ def resolve(composed: DictConfig, *, choices: dict[str, str], overrides: Sequenc
                         "most; it becomes a folder")
     for name, config in stages.items():
         _check_local_files(name, config)
+        if isinstance(config, Judge):
+            config.settle(source=typed["data"].source, model=typed["model"].path)
         if isinstance(config, Rewarded) and config.adopt is None:
             config.rewards = find_rewards(name, config.rewards, config_dirs)
         if conflict := config.conflict():

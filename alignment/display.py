@@ -19,7 +19,7 @@ from rich.text import Text
 from alignment.pinning import cuda_visible
 
 # Seconds a stage of the default recipes takes on two cores, to weigh what is still to come before it has begun.
-TYPICAL_SECONDS = {"pretrain": 60.0, "sft": 45.0, "sample": 25.0, "judge": 2.0, "pairs": 2.0, "reward_model": 45.0,
+TYPICAL_SECONDS = {"pretrain": 60.0, "sft": 45.0, "sample": 25.0, "judge": 20.0, "pairs": 2.0, "reward_model": 45.0,
                    "process_reward": 45.0, "critic": 400.0, "ppo": 200.0, "grpo": 150.0, "rloo": 150.0, "dpo": 40.0,
                    "evaluate": 60.0}
 

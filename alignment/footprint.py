@@ -160,7 +160,11 @@ def peak(config: StageConfig, size: Size | None, data: Rows, *, held_out: int = 
         return None
     match config:
         case Judge():
-            return libraries + size.parameters * data.width + generation(size, JUDGED, 1, config.max_tokens, data)
+            asked, tokens = data, config.max_tokens
+            if config.judge == "critic":  # it reads two solutions and copies both
+                tokens = 2 * data.solution
+                asked = dataclasses.replace(data, prompt=tokens, solution=tokens)
+            return libraries + size.parameters * data.width + generation(size, JUDGED, 1, tokens, asked)
         case Pretrain() | Sft() | Critic():
             return libraries + supervised(config, size, data, layout)
         case RewardModel() | ProcessReward() | Dpo():

@@ -7,6 +7,7 @@ configs, the headers of weights and a few rows of the data; starts nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from alignment.kinds import (
 )
 from alignment.layout import ALONE, Layout
 from alignment.model_size import Size, from_config, read_size
+from alignment.origin import EMBEDDED_CRITIC
 from alignment.plan import BASE, PlannedStage
 from alignment.preference_kinds import Judge, Pairs
 from data.files import is_local
@@ -135,6 +137,8 @@ def made_size(stage: PlannedStage, models: Sequence[Size | None]) -> Size | None
             "model_type": config.architecture, "tie_word_embeddings": True, "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers,
             "num_attention_heads": config.num_heads, "intermediate_size": config.intermediate_size})
+    if isinstance(config, Judge) and config.judge == "critic" and not models:
+        return read_size(EMBEDDED_CRITIC)
     return max(filter(None, models), key=lambda size: size.parameters, default=None)
 
 
@@ -154,8 +158,12 @@ def longest_rows(source: Mapping[str, Any], folder: Path) -> tuple[int, int]:
 
 def shipped_pairs(source: Mapping[str, Any]) -> list[PreferencePair]:
     """The pairs that ship with the package, in the source's languages."""
-    rows = read_rows(Path(data.finance.__file__).parent / "simulated_pairs.jsonl", PreferencePair)
-    return [row for row in rows if row.language in source["languages"]]
+    return [row for row in _shipped_pairs() if row.language in source["languages"]]
+
+
+@functools.cache
+def _shipped_pairs() -> list[PreferencePair]:
+    return read_rows(Path(data.finance.__file__).parent / "simulated_pairs.jsonl", PreferencePair)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

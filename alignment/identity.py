@@ -75,19 +75,26 @@ def _is_for_others(node: ast.AST) -> bool:
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node that a stage may come to."""
-    yield tree
-    for child in ast.iter_child_nodes(tree):
-        if not _is_for_others(child):
-            yield from _runtime_nodes(child)
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [child for child in ast.iter_child_nodes(node) if not _is_for_others(child)]
+
+
+_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)  # what may hold a definition
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(
                     first.value.value, str):
                 node.body = node.body[1:] or [ast.Pass()]
+        waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, _STATEMENTS)]
     return tree
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import alignment.preference_kinds
-from alignment.pinning import PACKAGE_ROOT
+from alignment.origin import EMBEDDED_CRITIC
 from alignment.remote import open_replies
 from alignment.stage import Stage
 from data.schema import UserError
@@ -21,7 +21,6 @@ from reward.replies import Replies
 
 CRITIC = ("embedded/critic_tiny/model.safetensors", "embedded/critic_tiny/config.json",
           "embedded/critic_tiny/tokenizer.json")  # named whole, so that they are part of a stage's identity
-EMBEDDED_CRITIC = (PACKAGE_ROOT / "data" / CRITIC[0]).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +37,10 @@ class Bench:
         count = self.judge.unreadable.total()
         if count > config.max_unreadable * max(planned, self.judge.asked):
             told = "; ".join(f"{task}: {text}" for task, text in self.judge.examples.items())
+            ways = ("Take judge=rule, or another judge" if config.judge == "critic" else
+                    "Look at the prompts, at `structured` and `max_tokens`; take a stronger judge")
             raise UserError(f"{count} replies of {self.judge.model} are no verdict ({told}), more than max_unreadable="
-                            f"{config.max_unreadable} allows. Look at the prompts, at `structured` and `max_tokens`; "
-                            "take a stronger judge; or raise max_unreadable")
+                            f"{config.max_unreadable} allows. {ways}; or raise max_unreadable")
 
 
 @contextlib.contextmanager

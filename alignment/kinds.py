@@ -72,6 +72,7 @@ class Pretrain(TrainingConfig):
     num_general: int = key(1500, "general documents to draw (replay against forgetting)", low=0)
     num_drills: int = key(1500, "arithmetic drill documents to draw", low=0)
     num_problems: int = key(0, "everyday word problems to draw", low=0)
+    dev_documents: int = key(60, "held-out documents of each kind, whose loss is measured before and after", low=1)
     dataset: str | None = key(None, "a JSONL or Parquet file with a `text` column, in place of the data source")
     save_dtype: str = key("float32", "of the weights on disk; the embedded base is kept small in float16",
                           choices=("float32", "bfloat16", "float16"))

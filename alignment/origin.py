@@ -9,6 +9,7 @@ from alignment.identity import folder_files, tree_sha256
 from alignment.pinning import PACKAGE_ROOT
 from data.schema import UserError
 
+EMBEDDED_CRITIC = PACKAGE_ROOT / "data" / "embedded" / "critic_tiny"
 EMBEDDED = PACKAGE_ROOT / "data" / "embedded" / "base_tiny"
 
 

@@ -60,7 +60,9 @@ class Judge(Remote):
 
     judge: str = key("rule", "rule = the exact rule; critic = the embedded critic, or the one of input `model`; "
                              "endpoint = a model behind an OpenAI-compatible URL; local = the model of input `model`, "
-                             "by the rollout engine", choices=("rule", "critic", "endpoint", "local"))
+                             "by the rollout engine; auto = the critic on the embedded model's answers to "
+                             "generated finance questions, which it knows, else the rule",
+                     choices=("rule", "critic", "endpoint", "local", "auto"))
     tasks: list[str] = key(["outcome", "process"], "what a model is asked: outcome, outcome_token or outcome_rule; "
                                                    "process; rubric; pairwise or principles; see reward/prompted.py")
     comparisons: int = key(4, "pairs of completions compared per question, drawn, by pairwise or principles", low=1)
@@ -74,6 +76,11 @@ class Judge(Remote):
     structured: str = key("json_schema", "how the model is held to JSON: by its schema, to any object (endpoint), or "
                                          "not at all", choices=("json_schema", "json_object", "none"))
     max_length: int = key(4096, "local: tokens of prompt and reply together; what is longer cannot be judged", low=16)
+
+    def settle(self, *, source: str, model: str) -> None:
+        """What `auto` means for answers of this base model to questions of this source."""
+        if self.judge == "auto":
+            self.judge = "critic" if (source, model) == ("finance", "embedded") else "rule"
 
     def conflict(self) -> str:
         if self.judge in ("rule", "critic"):

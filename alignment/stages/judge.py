@@ -22,7 +22,8 @@ from reward.judge import ModelJudge
 from reward.prompted import COMPARISONS, OUTCOMES, PromptedJudge
 from reward.replies import FILE
 
-CHUNK = 256  # completions judged between two looks at the budget
+CHUNK = 256  # completions that a model is asked about between two looks at the budget
+MANY = 1024  # as many for a judge of our own, whose batches are the fuller the more there are to choose from
 Judged = tuple[Question, Completion]
 
 
@@ -66,12 +67,13 @@ def load(stage: Stage) -> list[Judged]:
 def give_verdicts(stage: Stage, bench: Bench, judged: Sequence[Judged]) -> list[Verdict]:
     """The verdicts that can be read, in the completions' order."""
     verdicts: list[Verdict] = []
-    for start in range(0, len(judged), CHUNK):
-        chunk = judged[start:start + CHUNK]
+    step = CHUNK if isinstance(bench.judge, PromptedJudge) else MANY
+    for start in range(0, len(judged), step):
+        chunk = judged[start:start + step]
         found = bench.judge([question for question, _ in chunk], [completion for _, completion in chunk])
         verdicts += [verdict for verdict in found if verdict is not None]
         bench.check(stage.config, planned=len(judged))
-        stage.progress(min(start + CHUNK, len(judged)), len(judged), "completion")
+        stage.progress(min(start + step, len(judged)), len(judged), "completion")
     bench.check(stage.config)
     return verdicts
 

@@ -26,7 +26,6 @@ from data.schema import Document, UserError
 from data.sources import Source, open_source
 from data.tokenizer import build_tokenizer
 
-HELD_OUT = 60  # documents of each kind for the held-out losses
 TOKENIZER_ROWS = 6000  # questions, and as many documents, that a new tokenizer learns from
 
 
@@ -98,10 +97,10 @@ def starting_model(stage: Stage, source: Source,
 
 def held_out_documents(stage: Stage, source: Source) -> dict[str, list[Document]]:
     """Documents that no training draw contains, by what they measure."""
-    seed = stage.derive("held-out")
-    return {"domain": source.domain_documents(HELD_OUT, seed=seed, split="dev"),
-            "general": source.general_documents(HELD_OUT, seed=seed, split="dev"),
-            "drills": source.drills(HELD_OUT, seed=seed, split="dev")}
+    count, seed = stage.config.dev_documents, stage.derive("held-out")
+    return {"domain": source.domain_documents(count, seed=seed, split="dev"),
+            "general": source.general_documents(count, seed=seed, split="dev"),
+            "drills": source.drills(count, seed=seed, split="dev")}
 
 
 def held_out_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,

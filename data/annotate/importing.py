@@ -170,8 +170,10 @@ def read_verdicts(material: Material, place: str) -> tuple[dict[str, tuple[str, 
 
 
 def walk_of(verdict: Verdict, count: int) -> Decision | None:
-    """A verdict's steps as labels; None where it does not speak of lines, one step each and an answer line."""
-    if count not in (len(verdict.steps_correct), len(verdict.steps_correct) + 1):
+    """A verdict's steps as labels; None where it does not speak of lines, one step each and an answer line, or quote
+    the first wrong one."""
+    by_steps = bool(verdict.steps_correct) or verdict.step is None
+    if by_steps and count not in (len(verdict.steps_correct), len(verdict.steps_correct) + 1):
         return None
     wrong = verdict.first_error
     if (wrong is None) != verdict.correct or (wrong is not None and wrong >= count):

@@ -236,7 +236,7 @@ def with_gold(made: Sequence[Task], plan: Plan, given: Known, suggestions: list[
              and (said.decision.outcome == "prefer" or said.decision.steps)]
     if plan.gold > len(ruled):
         raise UserError(f"--gold {plan.gold}: only {len(ruled)} tasks have a clear verdict of the exact rule; give "
-                        "--verdicts with the folder of a `judge` artifact, or ask for fewer")
+                        "--verdicts with the folder of a `judge` artifact made with judge.judge=rule, or ask for fewer")
     for said in random.Random(f"gold/{plan.seed}").sample(ruled, plan.gold):
         right[said.task_id] = said.decision
     suggestions[:] = [said for said in suggestions if said.task_id not in right]

@@ -69,6 +69,11 @@ def significant(value: Fraction) -> int | None:
 
 def operand_key(operands: Iterable[str]) -> str:
     """The id of the sorted values alone: kind, wording, company, language and order do not matter."""
+    return _key(tuple(operands))
+
+
+@remembered
+def _key(operands: Operands) -> str:
     return content_id(*[text for *_, text in sorted(map(_magnitude, operands))])
 
 
@@ -167,12 +172,12 @@ def _eps() -> Iterator[Operands]:
 
 
 def _pe_ratio() -> Iterator[Operands]:
-    for tenths in range(2, 80):
+    for tenths in [*range(2, 10), *range(10, 80, 10)]:
         eps = Fraction(tenths, 10)
         for shares in [*range(2, 10), *range(10, 100, 10)]:
             for ratio in range(4, 41):
                 price, profit = eps * ratio, eps * shares
-                if _short(price) and _short(profit) and price <= 99 and significant(eps * 10) == 1:
+                if price <= 99 and _short(price) and _short(profit):
                     yield number(price), number(profit), number(shares)
 
 

@@ -116,7 +116,8 @@ def test_a_stale_parent_is_never_reused(chain: Chain) -> None:
 
 def test_recipes_share_what_is_the_same(chain: Chain) -> None:
     chain.run()
-    assert chain.run(recipe="dpo_fin").started == ["dpo", "evaluate"]
+    assert chain.run(recipe="grpo_fin").started == ["grpo", "evaluate"]
+    assert chain.run(recipe="dpo_fin").started == ["sample", "judge", "pairs", "dpo", "evaluate"]
 
 
 def test_failures_name_the_stage_and_go_on_later(chain: Chain) -> None:
@@ -311,7 +312,7 @@ def test_dry_run_says_what_changed(chain: Chain) -> None:
 
 def test_dry_run_says_what_it_would_cost(chain: Chain) -> None:
     text = explain(chain.prepare())
-    assert "8,000 completions of 2,000 questions" in text and "took" not in text and "WARNING" not in text
+    assert "4,000 completions of 2,000 questions" in text and "took" not in text and "WARNING" not in text
     chain.run("until=sft")
     text = explain(chain.prepare())
     lines = {line.split()[0]: line for line in text.partition("optimizer steps")[2].splitlines() if line.split()}

@@ -18,7 +18,7 @@ import pytest
 from alignment.config import load
 from alignment.kinds import KINDS
 from alignment.metrics import documented
-from alignment.preference_kinds import JUDGE_TASKS
+from alignment.preference_kinds import JUDGE_TASKS, Judge, Pairs
 from alignment.stage import Stage
 from alignment.stages import judge, pairs
 from data.rows import read_rows
@@ -244,6 +244,22 @@ def test_the_kinds_tasks_are_those_there_are() -> None:
 def test_what_does_not_go_together_is_said_before_anything_starts(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(["recipe=ppo_fin", *overrides])
+
+
+@pytest.mark.parametrize(("asked", "judge_asked"), [
+    (["recipe=ppo_fin"], "critic"), (["recipe=grpo_fin"], "critic"), (["recipe=ppo_fin", "judge.judge=rule"], "rule"),
+    (["recipe=ppo_fin", "data=gsm8k"], "rule"), (["recipe=findap"], "rule"), (["recipe=evidence"], "rule"),
+    (["recipe=findap", "judge.judge=auto"], "critic"), (["recipe=ppo_fin_8b", "model.path=hub/model"], "rule"),
+    (["recipe=ppo_fin", "model.path=hub/model"], "rule")])
+def test_auto_asks_the_critic_about_what_it_knows_alone(asked: list[str], judge_asked: str) -> None:
+    config = load(asked).stages["judge"]
+    assert isinstance(config, Judge) and config.judge == judge_asked
+
+
+def test_ppo_fin_learns_from_answers_steps_and_people() -> None:
+    stages = load(["recipe=ppo_fin"]).stages
+    assert isinstance(stages["pairs"], Pairs) and stages["pairs"].build == ["outcome", "process"]
+    assert stages["pairs"].human == "embedded" and stages["reward_model"].inputs["pairs"] == "pairs"
 
 
 def test_addresses_keys_and_pace_are_no_part_of_an_identity() -> None:

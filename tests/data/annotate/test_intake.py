@@ -352,6 +352,15 @@ def test_a_verdict_that_does_not_speak_of_lines_gives_no_walk() -> None:
     assert walk_of(verdict, 5) is None
 
 
+def test_a_verdict_that_quotes_the_first_wrong_step_gives_a_walk() -> None:
+    verdict = Verdict(question_id="q", sample=0, correct=False, judge="critic", first_error=1, prefix="a\n", step="b\n")
+    walk = walk_of(verdict, 5)
+    assert walk is not None and [label.rating for label in walk.steps] == [1, -1, None, None, None]
+    assert walk_of(verdict, 1) is None
+    assert walk_of(dataclasses.replace(verdict, first_error=None, prefix=None, step=None), 5) is None
+    assert walk_of(Verdict(question_id="q", sample=0, correct=True, judge="critic"), 5) is None
+
+
 def test_five_megabytes_come_in(tmp_path: Path) -> None:
     snapshot = brought(tmp_path, [{"prompt": "Q?", "completion": letter * 5_000_000} for letter in "ab"])
     assert [len(candidate.text) for candidate in snapshot.candidates] == [5_000_000] * 2
