@@ -47,7 +47,7 @@ def test_the_chain_leaves_a_sound_run_and_a_report_that_opens_offline(runs: Path
     stages = record(folder)["stages"]
     assert list(stages) == ["pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo", "evaluate"]
     assert {stage["status"] for stage in stages.values()} == {"ran"}
-    assert stages["pairs"]["metrics"]["origin.simulated"] > 0
+    assert stages["pairs"]["metrics"]["origin.simulated"] > 0 < stages["pairs"]["metrics"]["origin.ai"]
     assert repro(["verify", str(folder / "run.json")]) == 0
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "ppo - sft" in page and not re.search(r"<script|(?:src|href)=[\"']?(?:https?:)?//", page)
@@ -77,16 +77,15 @@ def test_people_s_judgments_of_the_samples_come_back_into_the_chain(runs: Path, 
     ran = record(runs / "ppo_fin" / "people")["stages"]
     assert [name for name, stage in ran.items() if stage["status"] == "ran"] == ["pairs", "reward_model"]
     pairs, model = ran["pairs"]["metrics"], ran["reward_model"]["metrics"]
-    assert pairs["origin.human"] > 0 and pairs["origin.rule"] > 0 and pairs["weight.human"] == pairs["origin.human"]
+    assert pairs["origin.human"] > 0 and pairs["origin.ai"] > 0 and pairs["weight.human"] == pairs["origin.human"]
     assert pairs["strength.human"] == pytest.approx(2 / 3)
     assert {"accuracy.human", "margin.human"} <= model.keys()
 
 
 def test_one_ppo_key_reruns_ppo_and_what_hangs_on_it(runs: Path) -> None:
-    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "name=key", "ppo.kl_coefficient=0.05")
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={runs}", "ppo.kl_coefficient=0.05", "dry_run=true")
     assert done.returncode == 0, done.stdout + done.stderr
-    stages = record(runs / "ppo_fin" / "key")["stages"]
-    assert [name for name, stage in stages.items() if stage["status"] == "ran"] == ["ppo", "evaluate"]
+    assert re.findall(r"^  (\w+): runs$", done.stdout, re.MULTILINE) == ["ppo", "evaluate"]
 
 
 def test_grpo_takes_the_place_of_ppo_after_the_same_stages(runs: Path) -> None:
@@ -95,14 +94,6 @@ def test_grpo_takes_the_place_of_ppo_after_the_same_stages(runs: Path) -> None:
     stages = record(runs / "grpo_fin" / "seed1-tiny")["stages"]
     assert [name for name, stage in stages.items() if stage["status"] == "ran"] == ["grpo", "evaluate"]
     assert "grpo - sft" in (runs / "grpo_fin" / "seed1-tiny" / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_same_command_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={tmp_path}", "until=ppo", "quiet=true")
-    assert done.returncode == 0, done.stdout + done.stderr
-    first, second = (record(folder / "ppo_fin" / "seed1-tiny")["stages"] for folder in (runs, tmp_path))
-    for name in ("pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo"):
-        assert first[name]["output_sha256"] == second[name]["output_sha256"], name
 
 
 @pytest.mark.parametrize(("gate", "broken"), [
@@ -159,8 +150,11 @@ def test_judged_steps_become_pairs_and_pay_ppo(runs: Path, tmp_path: Path) -> No
 
 @needs_tatqa
 def test_the_chain_takes_real_questions(tmp_path: Path) -> None:
-    done = finalign("recipe=dpo_fin", "scale=tiny", "data=tatqa", f"data.path={TATQA}", "gates=warn",
-                    f"runs_dir={tmp_path}")
+    some = tmp_path / "tatqa.json"
+    some.write_text(json.dumps(json.loads(TATQA.read_text(encoding="utf-8"))[:60]), encoding="utf-8")
+    done = finalign("recipe=dpo_fin", "scale=tiny", "data=tatqa", f"data.path={some}", "gates=warn",
+                    f"runs_dir={tmp_path}", *(f"{stage}.max_steps=2" for stage in ("pretrain", "sft", "dpo")),
+                    "sft.eval_every=2", "evaluate.num_questions=8")  # its rows are long
     assert done.returncode == 0, done.stdout + done.stderr
     stages = record(tmp_path / "dpo_fin" / "seed1-tiny-tatqa")["stages"]
     assert stages["pairs"]["metrics"]["gold"] > 0  # no sample was right: gold solutions stand in, counted

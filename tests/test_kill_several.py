@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from alignment.origin import EMBEDDED
-from tests.test_kill import Chain, content, curve
+from tests.test_kill import STEPS, Chain, content, curve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SETTINGS = ["launch.processes=2", f"pretrain.adopt={EMBEDDED}", "until=sft", "sft.lora_rank=4",
@@ -76,6 +76,6 @@ def test_two_processes_go_on_exactly_where_they_were(tmp_path: Path) -> None:
     assert content(mine) == content(other)
     assert curve(mine) == curve(other)
     steps = [line["step"] for line in curve(mine) if "loss" in line]
-    assert steps == sorted(set(steps)) and len(steps) == 40
+    assert steps == sorted(set(steps)) and len(steps) == STEPS
     parts = json.loads((mine / "manifest.json").read_text())["parts"]
     assert (parts["exactness"]["processes"], parts["exactness"]["strategy"]) == (2, "ddp")

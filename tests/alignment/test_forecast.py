@@ -159,6 +159,11 @@ def test_ppo_counts_the_steps_it_takes(changes: list[str], steps: int) -> None:
         change.partition("=")[0]: change for change in plain + changes}.values()))["ppo"].work.steps == steps
 
 
+def test_the_embedded_critic_is_forecast_as_the_model_it_is() -> None:
+    critic, rule = (forecast(f"judge.judge={judge}")["judge"].memory for judge in ("critic", "rule"))
+    assert critic is not None and rule is not None and 300 < critic - rule < 800
+
+
 @pytest.mark.parametrize(("changes", "steps"), [
     ([], 34 * 2), (["num_epochs=3"], 34 * 6), (["minibatch_size=64"], 34 * 4)])
 def test_grpo_counts_the_steps_trl_takes(changes: list[str], steps: int) -> None:
@@ -173,7 +178,7 @@ def test_the_pairs_of_other_data_are_not_the_shipped_ones(tmp_path: Path) -> Non
     rows.write_text("".join(json.dumps({"prompt": f"What is {number} + 1?", "completion": f"#### {number + 1}"}) + "\n"
                             for number in range(40)))
     found = forecast("data=file", f"data.path={rows}")
-    assert found["pairs"].work.rows == 8000
+    assert found["pairs"].work.rows == 2 * 4000  # of answers and of steps
     assert longest_rows({"source": "file", "path": str(rows), "languages": ["en"], "kinds": None, "seed": 0},
                         EMBEDDED) < longest_rows(FINANCE, EMBEDDED)
 
@@ -276,7 +281,7 @@ threads: 1
 sft: {inputs: {model: base}, num_examples: 96, eval_every: 2, dev_examples: 8}
 sample: {inputs: {policy: sft}, num_questions: 32, num_samples: 2, max_new_tokens: 64}
 judge: {inputs: {completions: sample}}
-pairs: {inputs: {completions: sample, verdicts: judge}, gold_fallback: always}
+pairs: {inputs: {completions: sample, verdicts: judge}, gold_fallback: always, human: null}
 reward_model: {inputs: {model: sft, pairs: pairs}}
 ppo: {inputs: {policy: sft, reward_model: reward_model}, num_iterations: 2, num_prompts: 8, num_samples: 2,
       question_pool: 16, minibatch_size: 16, critic_warmup: 0, dev_examples: 8, max_new_tokens: 64}
@@ -306,8 +311,8 @@ def test_memory_is_forecast_within_a_quarter(name: str, tmp_path: Path) -> None:
         save_policy(model, tokenizer, folder)
     arguments = ["recipe=cost", f"model.path={folder}", f"runs_dir={tmp_path / 'runs'}", "rollout=transformers",
                  *(f"{stage}.optimizer={optimizer}" for stage in ("sft", "reward_model", "ppo", "dpo")),
-                 *(f"{stage}.{setting}" for stage in ("sft", "reward_model", "dpo")
-                   for setting in (f"batch_size={batch}", "max_steps=2"))]
+                 *(f"{stage}.{setting}" for stage, steps in (("sft", 2), ("reward_model", 6), ("dpo", 6))
+                   for setting in (f"batch_size={batch}", f"max_steps={steps}"))]  # until a batch is of long rows
     prepared = prepare.prepare(load(arguments, config_dirs=[str(tmp_path)]))
     expected = {stage.stage: stage.memory for stage in prepare.costs(prepared).stages}
     subprocess.run([sys.executable, "-m", "alignment.run", "--config-dir", str(tmp_path), *arguments], check=True,
