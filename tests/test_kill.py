@@ -39,6 +39,7 @@ judge: {judge: rule}
 STAGES = ["pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo", "dpo", "evaluate"]
 STEPS = 20  # of sft and dpo
 SETTINGS = ["scale=tiny", "threads=1", "workers=1", "pretrain.save_every=2", "reward_model.save_every=2",
+            "evaluate.max_new_tokens=16",
             *(f"{stage}.{setting}" for stage in ("sft", "dpo") for setting in (f"max_steps={STEPS}", "save_every=8")),
             *(f"{stage}.log_every=1" for stage in ("pretrain", "sft", "reward_model", "dpo")), f"sft.patience={STEPS}"]
 TIMES = re.compile(r"time|seconds.*|completions_per_second")

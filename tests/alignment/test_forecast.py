@@ -291,7 +291,7 @@ MODELS: dict[str, tuple[dict[str, Any] | None, int, str]] = {  # its shape, the 
     "1.4M": (None, 16, "muon"),
     "10M": ({"family": "llama", "tied": False, "width": 320, "layers": 6, "heads": 10, "keys": 5, "head_width": 32,
              "inner": 896, "vocabulary": 4096}, 8, "muon"),
-    "28M": ({"family": "qwen3", "tied": True, "width": 512, "layers": 6, "heads": 8, "keys": 2, "head_width": 64,
+    "20M": ({"family": "qwen3", "tied": True, "width": 512, "layers": 4, "heads": 8, "keys": 2, "head_width": 64,
              "inner": 1536, "vocabulary": 16000}, 4, "adamw"),
 }
 
