@@ -96,6 +96,14 @@ def test_grpo_takes_the_place_of_ppo_after_the_same_stages(runs: Path) -> None:
     assert "grpo - sft" in (runs / "grpo_fin" / "seed1-tiny" / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_same_command_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    done = finalign("recipe=ppo_fin", "scale=tiny", f"runs_dir={tmp_path}", "until=ppo", "quiet=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (record(folder / "ppo_fin" / "seed1-tiny")["stages"] for folder in (runs, tmp_path))
+    for name in ("pretrain", "sft", "sample", "judge", "pairs", "reward_model", "ppo"):
+        assert first[name]["output_sha256"] == second[name]["output_sha256"], name
+
+
 @pytest.mark.parametrize(("gate", "broken"), [
     ("sft: dev_accuracy", ["until=sample", "sft.max_steps=1", 'sft.require=["dev_accuracy >= 0.2"]']),
     ("reward_model: accuracy", ["until=ppo", "reward_model.features=scalar", "reward_model.learning_rate=0",
