@@ -3,8 +3,8 @@
 # make test      all tests, the end-to-end ones included, with `make check` beside them
 # make fast      the tests that take seconds
 # make check     linter and type checker
-# make bench     speed of the rollout engines, side by side; of PPO beside TRL's, and of the annotator's desk, into
-#                docs/benchmarks.md
+# make bench     speed of the rollout engines, side by side; of PPO beside TRL's, of the controller and of the
+#                annotator's desk, into docs/benchmarks.md
 # make evidence  five seeds of every stage and control, then docs/results.json and the README's tables; another recipe's
 #                with RECIPE=advantages
 # make lock      write requirements/lock.txt anew from this environment
@@ -59,6 +59,7 @@ check: setup
 bench: setup
 	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m tests.bench.rollout
 	@$(PY) -m tests.bench.packing --docs docs/benchmarks.md
+	@$(PY) -m tests.bench.controller --docs docs/benchmarks.md
 	@OMP_NUM_THREADS=2 $(PY) -m tests.bench.shared_prompts --docs docs/benchmarks.md
 	@$(PY) -m tests.bench.desk --docs docs/benchmarks.md
 	@$(PY) -m tests.bench.ppo --docs docs/benchmarks.md

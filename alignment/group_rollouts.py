@@ -30,10 +30,10 @@ from alignment.rollout.rows import Prompted, to_completion
 from alignment.seeds import derive
 from data.schema import UserError
 from reward import Reward, Scores
+from reward.completion_states import READ_TOKENS
 from reward.mixture import Scale
 
 STATE = "rewards.json"  # in a checkpoint
-READ_TOKENS = 2048  # a forward pass without gradients, padding included
 
 
 @dataclasses.dataclass(frozen=True)

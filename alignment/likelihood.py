@@ -15,6 +15,7 @@ import torch
 
 from alignment.group import ONE, Group
 from data.chat import IGNORED
+from reward.completion_states import READ_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +36,7 @@ class Likelihood:
         return [self.logprob, self.num_tokens, len(self.runs), *self.runs]
 
 
-def likelihoods(model: PreTrainedModel, rows: Sequence[LabelledRow], *, max_tokens: int = 8192,
+def likelihoods(model: PreTrainedModel, rows: Sequence[LabelledRow], *, max_tokens: int = READ_TOKENS,
                 group: Group = ONE) -> list[Likelihood]:
     """One result a row, in order; a batch holds at most `max_tokens` tokens, padding included. The processes of a
     `group` share the batches out."""

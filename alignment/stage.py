@@ -32,7 +32,8 @@ from alignment.seeds import derive
 from data.schema import UserError
 
 LOST = "by peer"  # of what torch says where another process has gone
-UNUSED = ("sklearn", "scipy")  # which transformers loads where they are there, for what no stage does: a fifth of all
+UNUSED = ("sklearn", "scipy", "peft", "trio")  # which libraries load where they are there, and no stage needs at its
+# start: a quarter of all
 EVENTS = "events.jsonl"  # in a checkpoint: the metrics logged before it
 
 

@@ -32,7 +32,7 @@ from data.chat import completion_ids, render_prompt
 from data.schema import Completion, Question, UserError
 from data.tokenizer import read_tokenizer
 from reward import Scores
-from reward.completion_states import batches, completion_states
+from reward.completion_states import READ_TOKENS, batches, completion_states
 
 FEATURES = ("scalar", "likelihood", "regret")
 LOGITS_LIMIT = 1 << 27  # logits kept for the backward pass; beyond it they are recomputed chunk by chunk
@@ -98,7 +98,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *,
-              max_tokens: int = 8192) -> Tensor:
+              max_tokens: int = READ_TOKENS) -> Tensor:
         """(N,) scores on the CPU, in the rows' order, for prompt ids and completion ids (EOS included if written).
 
         Rows of one prompt, or of like length, share a batch of at most `max_tokens` tokens.

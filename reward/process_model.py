@@ -19,6 +19,7 @@ from data.chat import completion_ids, render_prompt, token_offsets
 from data.schema import Completion, Question
 from data.tokenizer import read_tokenizer
 from reward import Scores, Span
+from reward.completion_states import READ_TOKENS
 from reward.model import RewardModel, fingerprint
 from reward.steps import steps_of
 
@@ -52,7 +53,7 @@ class ProcessRewardModel(RewardModel):
 
     @torch.no_grad()
     def step_logits(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
-                    numbers: Sequence[Sequence[int]], *, max_tokens: int = 8192) -> list[list[float]]:
+                    numbers: Sequence[Sequence[int]], *, max_tokens: int = READ_TOKENS) -> list[list[float]]:
         """The logits of each row's steps. `numbers`: of each completion token, the number of its step.
 
         Rows of like length share a batch of at most `max_tokens` tokens.

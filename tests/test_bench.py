@@ -7,8 +7,10 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.bench import controller
 from tests.bench.desk import FIRST, JUDGED, NEXT, SHOWN, first_pages, judgments, table
 from tests.bench.floor import forward, iteration
 from tests.bench.packing import computed
@@ -20,7 +22,8 @@ SMALL = SIZES["0.7M"]
 
 
 def test_sizes_are_those_of_the_models() -> None:
-    assert LlamaForCausalLM(LlamaConfig(**SMALL.config())).num_parameters() == SMALL.parameters
+    with torch.device("meta"):  # no weights
+        assert LlamaForCausalLM(LlamaConfig(**SMALL.config())).num_parameters() == SMALL.parameters
     assert [round(size.parameters / 1e6, 1) for size in SIZES.values()] == [0.7, 103.8]
 
 
@@ -74,3 +77,9 @@ def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     ours, theirs = rows(Case(SMALL, ragged=True), found)
     assert "| 0.7M | ragged | fp32 | vllm | 2 (1 to 3) | 32 | 2.00 | 1.25 | 0.5 | 800 |" in ours
     assert "engine 1.020 x `LLM.generate`, push 1.0%" in ours and "| 1.00 | 2.50 |" in theirs
+
+
+def test_what_the_controller_adds_is_what_no_stage_took() -> None:
+    made = [(whole, {"stages": {"sft": {"seconds": 20.0}, "ppo": {"seconds": 30.0}}}) for whole in (58.0, 90.0, 56.0)]
+    assert [line.split(" | ")[-1] for line in controller.table(made, [2.0, 2.5, 9.0])[2:]] == [
+        "58.0 |", "50.0 |", "8.0 |", "2.5 |", "2.75 |"]

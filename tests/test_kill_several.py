@@ -23,9 +23,9 @@ SETTINGS = ["launch.processes=2", f"pretrain.adopt={EMBEDDED}", "until=sft", "sf
 
 def ranks(controller: subprocess.Popen[str]) -> list[psutil.Process]:
     """The stage's processes, in the order of their numbers."""
-    found = [process for process in psutil.Process(controller.pid).children(recursive=True)
-             if "--rank" in process.cmdline()]
-    return sorted(found, key=lambda process: int(process.environ()["RANK"]))
+    [starter] = [process for process in psutil.Process(controller.pid).children(recursive=True)
+                 if "alignment.ranks" in process.cmdline() and process.children()]
+    return sorted(starter.children(), key=lambda process: process.pid)
 
 
 def under_way(chain: Chain) -> subprocess.Popen[str]:

@@ -102,14 +102,15 @@ def test_rejection_sampling_gets_as_many_samples_as_ppo() -> None:
 
 def test_advantages_are_compared_one_key_apart() -> None:
     stages = load(["recipe=advantages"]).stages
-    ppo, wanted = stages["ppo"], load(["recipe=ppo_fin"]).stages["ppo"]
+    published = load(["recipe=evidence"]).stages
+    ppo, wanted = stages["ppo"], published["ppo"]
     assert isinstance(wanted, Ppo)
     assert ppo == dataclasses.replace(wanted, inputs={"policy": "sft"}, reward_weights=Ppo().reward_weights,
                                       group_baseline=False, imitation_steps=0)
     assert isinstance(ppo, Ppo)
     assert stages["ppo_group"] == dataclasses.replace(ppo, advantages="group")
     assert stages["ppo_leave_one_out"] == dataclasses.replace(ppo, group_baseline=True)
-    assert stages["sft"] == load(["recipe=ppo_fin"]).stages["sft"]
+    assert stages["sft"] == published["sft"]
 
 
 def test_grpo_gets_as_many_samples_as_ppo_and_the_same_chain_before_it() -> None:

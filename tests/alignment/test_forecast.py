@@ -165,12 +165,12 @@ def test_the_embedded_critic_is_forecast_as_the_model_it_is() -> None:
 
 
 @pytest.mark.parametrize(("changes", "steps"), [
-    ([], 34 * 2), (["num_epochs=3"], 34 * 6), (["minibatch_size=64"], 34 * 4)])
+    ([], 28 * 2), (["num_epochs=3"], 28 * 6), (["minibatch_size=64"], 28 * 4)])
 def test_grpo_counts_the_steps_trl_takes(changes: list[str], steps: int) -> None:
     found = forecast(*(f"grpo.{change}" for change in changes), recipe="grpo_fin")["grpo"].work
     assert found.steps == steps
-    assert found.generated == (34 * 256 + 2 * 200) * 96
-    assert found.trained == 34 * 256 * 96 * (3 if changes == ["num_epochs=3"] else 1)
+    assert found.generated == (28 * 256 + 2 * 200) * 96
+    assert found.trained == 28 * 256 * 96 * (3 if changes == ["num_epochs=3"] else 1)
 
 
 def test_the_pairs_of_other_data_are_not_the_shipped_ones(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_pairs_of_other_data_are_not_the_shipped_ones(tmp_path: Path) -> Non
     rows.write_text("".join(json.dumps({"prompt": f"What is {number} + 1?", "completion": f"#### {number + 1}"}) + "\n"
                             for number in range(40)))
     found = forecast("data=file", f"data.path={rows}")
-    assert found["pairs"].work.rows == 2 * 4000  # of answers and of steps
+    assert found["pairs"].work.rows == 2 * 2800  # of answers and of steps
     assert longest_rows({"source": "file", "path": str(rows), "languages": ["en"], "kinds": None, "seed": 0},
                         EMBEDDED) < longest_rows(FINANCE, EMBEDDED)
 
