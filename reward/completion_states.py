@@ -17,8 +17,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 Tokens = Sequence[int]
-READ_TOKENS = 2048  # of a batch that is only read, with its padding: what a processor's caches hold is read at up to twice
-# the speed of four times as much
+READ_TOKENS = 2048  # of a batch that is only read, with its padding: what fits a processor's caches is read at up to
+# twice the speed of four times as much
 WORTH = 0.6  # of the tokens that rows by themselves would be; two shorter passes are no faster above it
 
 
