@@ -25,7 +25,9 @@ EXTRAS    := $(if $(filter yes,$(VLLM)),vllm-$(ACCEL)$(comma))eval,dev
 FLAGS.cpu := --excludes requirements/cpu-excludes.txt $(if $(UV_FIND_LINKS),,--torch-backend=cpu)
 FLAGS.gpu := --torch-backend=auto
 STAMP     := $(VENV)/.setup-$(ACCEL)$(if $(filter yes,$(VLLM)),,-plain)
-WORKERS   ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+# One more than there are cores, as tests wait for what they start; each may hold a few models.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+WORKERS   ?= -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 SEEDS     ?= 1,2,3,4,5
 RECIPE    ?= evidence
 RESULTS   := docs/results$(addprefix _,$(filter-out evidence,$(RECIPE))).json

@@ -64,7 +64,13 @@ def run_rank(kind: str, job: str, stdin: int) -> None:
         signal.signal(number, own)
     os.dup2(stdin, 0)  # which multiprocessing has closed
     sys.argv = [stage.__name__, "--rank", kind, job]
-    if code := stage.main(sys.argv[1:]):
+    try:
+        code = stage.main(sys.argv[1:])
+    except Exception as error:
+        if stage.LOST in str(error):
+            time.sleep(PATIENCE)  # another has ended before, and is to be found to be the first; then all are ended
+        raise
+    if code:
         sys.exit(code)
 
 

@@ -14,6 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which workers of pyt
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no worker is left alone with one at the end."""
+    """Files with slow tests first, then the uppermost, which run whole commands: no worker is to be left alone with one
+    at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, len(item.path.parts)))

@@ -312,7 +312,7 @@ def test_dry_run_says_what_changed(chain: Chain) -> None:
 
 def test_dry_run_says_what_it_would_cost(chain: Chain) -> None:
     text = explain(chain.prepare())
-    assert "4,000 completions of 2,000 questions" in text and "took" not in text and "WARNING" not in text
+    assert "2,800 completions of 1,400 questions" in text and "took" not in text and "WARNING" not in text
     chain.run("until=sft")
     text = explain(chain.prepare())
     lines = {line.split()[0]: line for line in text.partition("optimizer steps")[2].splitlines() if line.split()}
